@@ -1,0 +1,77 @@
+"""Transfer learning for image classifiers of transformers and timm.
+
+The names below are imported on first use, so that `import hf_transfer` loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_transfer import recipes
+    from hf_transfer.errors import TransferError
+    from hf_transfer.freezing import frozen
+    from hf_transfer.layers import LayerGroup
+    from hf_transfer.optimizer_groups import param_groups
+    from hf_transfer.plan import Phase, TransferPlan
+    from hf_transfer.registry import ModelWrapper, list_wrappers, register_wrapper, select, wrap
+    from hf_transfer.trainer import TransferTrainer
+    from hf_transfer.training_args import TransferArguments
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LayerGroup",
+    "ModelWrapper",
+    "Phase",
+    "TransferArguments",
+    "TransferError",
+    "TransferPlan",
+    "TransferTrainer",
+    "frozen",
+    "list_wrappers",
+    "param_groups",
+    "recipes",
+    "register_wrapper",
+    "select",
+    "wrap",
+]
+
+_HOME = {
+    "LayerGroup": "layers",
+    "ModelWrapper": "registry",
+    "Phase": "plan",
+    "TransferArguments": "training_args",
+    "TransferError": "errors",
+    "TransferPlan": "plan",
+    "TransferTrainer": "trainer",
+    "frozen": "freezing",
+    "list_wrappers": "registry",
+    "param_groups": "optimizer_groups",
+    "register_wrapper": "registry",
+    "select": "registry",
+    "wrap": "registry",
+}
+_RETIRED_DOWNLOADER = frozenset({"download", "multipart_upload"})
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name, or a submodule, when it is first used (PEP 562)."""
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    if name == "recipes":
+        return importlib.import_module(f"{__name__}.recipes")
+    if name in _RETIRED_DOWNLOADER:
+        # RuntimeError, not AttributeError: huggingface_hub < 1.0 turns the latter into the advice to install the
+        # retired downloader, which would overwrite this very file.
+        raise RuntimeError(
+            f"hf_transfer.{name} belongs to the retired Rust downloader `hf-transfer`; this package is "
+            "`hf-transfer-learning`, which has the same import name. Unset HF_HUB_ENABLE_HF_TRANSFER, or upgrade "
+            "huggingface_hub to 1.31 or newer, which does not use that downloader. `hf-transfer doctor` tells more."
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,7 @@
+"""Built-in wrappers. Importing this package registers them."""
+
+from __future__ import annotations
+
+from hf_transfer.architectures import flat, inferred, staged, timm_models
+
+__all__ = ["flat", "inferred", "staged", "timm_models"]

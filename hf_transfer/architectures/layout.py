@@ -1,0 +1,117 @@
+"""A wrapper that is declared as data: the module paths of stem, blocks, neck and head."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hf_transfer.errors import LayerGroupError
+from hf_transfer.layers import Role
+from hf_transfer.registry import GroupDraft, ModelWrapper
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the parts of an architecture are.
+
+    Paths are those of `model.named_modules()`. A `*` stands for one number; in a pattern with two, the first is the
+    stage and the second the block.
+
+    Attributes:
+        stem: Modules before the blocks.
+        blocks: Pattern of the blocks, in the order in which they run.
+        neck: Pretrained modules behind the blocks.
+        head: Modules that map features to labels.
+        stage_entry: Patterns (one `*`) of modules that run before the blocks of a stage; they join its first block.
+        stage_exit: Patterns (one `*`) of modules that run after the blocks of a stage; they join its last block.
+    """
+
+    stem: tuple[str, ...]
+    blocks: str
+    head: tuple[str, ...]
+    neck: tuple[str, ...] = ()
+    stage_entry: tuple[str, ...] = ()
+    stage_exit: tuple[str, ...] = ()
+
+    @property
+    def staged(self) -> bool:
+        """Whether blocks are numbered within stages."""
+        return self.blocks.count("*") == 2
+
+
+class LayoutWrapper(ModelWrapper):
+    """Resolve a declared `Layout` against a model.
+
+    Example:
+        >>> from hf_transfer.architectures.layout import Layout, LayoutWrapper
+        >>> class MyWrapper(LayoutWrapper):
+        ...     layout = Layout(stem=("patch_embed",), blocks="blocks.*", neck=("norm",), head=("fc",))
+    """
+
+    layout: ClassVar[Layout]
+
+    def draft_groups(self) -> list[GroupDraft]:
+        layout = self.layout
+        blocks: dict[tuple[int, ...], GroupDraft] = {}
+        ends: dict[Role, GroupDraft] = {role: GroupDraft(role, role) for role in ("stem", "neck", "head")}
+        attached: list[tuple[int, bool, str]] = []
+        for name, _ in self.model.named_parameters():
+            if (place := _numbers(layout.blocks, name)) is not None:
+                key, path = place
+                blocks.setdefault(key, GroupDraft(path, "block")).parameter_names.append(name)
+            elif (stage := _stage_of(layout.stage_entry, name)) is not None:
+                attached.append((stage, True, name))
+            elif (stage := _stage_of(layout.stage_exit, name)) is not None:
+                attached.append((stage, False, name))
+            else:
+                ends[self._role_of(name)].parameter_names.append(name)
+        if not blocks:
+            raise LayerGroupError(f"{type(self.model).__name__} has no module that fits {layout.blocks!r}.")
+        self._attach(blocks, attached)
+        ordered = self._merge_stages(blocks) if self.granularity == "stage" and layout.staged else blocks
+        return [ends["stem"], *(ordered[key] for key in sorted(ordered)), ends["neck"], ends["head"]]
+
+    def _role_of(self, name: str) -> Role:
+        ends: tuple[tuple[Role, tuple[str, ...]], ...] = (
+            ("head", self.layout.head),
+            ("neck", self.layout.neck),
+            ("stem", self.layout.stem),
+        )
+        for role, paths in ends:
+            if any(name == path or name.startswith(f"{path}.") for path in paths):
+                return role
+        raise LayerGroupError(
+            f"The parameter {name!r} of {type(self.model).__name__} fits no path of the registered layout. "
+            "Update the layout, or register a wrapper of your own with replace=True."
+        )
+
+    @staticmethod
+    def _attach(blocks: dict[tuple[int, ...], GroupDraft], attached: list[tuple[int, bool, str]]) -> None:
+        for stage, is_entry, name in attached:
+            inside = [key for key in blocks if key[0] == stage]
+            if not inside:
+                raise LayerGroupError(f"The parameter {name!r} belongs to stage {stage}, which has no blocks.")
+            names = blocks[min(inside) if is_entry else max(inside)].parameter_names
+            names.insert(0, name) if is_entry else names.append(name)
+
+    def _merge_stages(self, blocks: dict[tuple[int, ...], GroupDraft]) -> dict[tuple[int, ...], GroupDraft]:
+        stage_pattern = self.layout.blocks.split("*")[0] + "{}"
+        stages: dict[tuple[int, ...], GroupDraft] = {}
+        for key in sorted(blocks):
+            stage = stages.setdefault(key[:1], GroupDraft(stage_pattern.format(key[0]), "block"))
+            stage.parameter_names.extend(blocks[key].parameter_names)
+        return stages
+
+
+def _numbers(pattern: str, name: str) -> tuple[tuple[int, ...], str] | None:
+    """The numbers that stand for the pattern's stars at the start of a parameter name, and the module path."""
+    match = re.match(re.escape(pattern).replace(r"\*", r"(\d+)") + r"(?=\.|$)", name)
+    return (tuple(map(int, match.groups())), match[0]) if match else None
+
+
+def _stage_of(patterns: tuple[str, ...], name: str) -> int | None:
+    for pattern in patterns:
+        if (place := _numbers(pattern, name)) is not None:
+            return place[0][0]
+    return None

@@ -1,0 +1,54 @@
+"""The errors that hf_transfer raises: each says what was expected, what was found and what to do.
+
+Every class derives from `TransferError` and from the builtin that code without knowledge of hf_transfer would catch.
+"""
+
+from __future__ import annotations
+
+
+class TransferError(Exception):
+    """Base of all errors that hf_transfer raises on purpose; the command line prints them as one line."""
+
+
+class ArgumentError(TransferError, ValueError):
+    """An argument, flag or configuration value is missing, unknown or contradicts another one."""
+
+
+class DataError(TransferError, ValueError):
+    """A data set cannot be used: nothing found, labels missing or contradictory, too many unreadable images."""
+
+
+class DependencyError(TransferError, ImportError):
+    """An optional package is missing, or another distribution hides ours."""
+
+
+class FrozenChangedError(TransferError, RuntimeError):
+    """A tensor that the phase had frozen is not the same, bit for bit, at the end of the phase."""
+
+
+class LayerGroupError(TransferError, ValueError):
+    """Layer groups do not partition the parameters of a model."""
+
+
+class ModelError(TransferError, ValueError):
+    """A model cannot be loaded, or is not an image classifier that can be trained."""
+
+
+class NonFiniteLossError(TransferError, FloatingPointError):
+    """The training loss is NaN or infinite."""
+
+
+class OutputError(TransferError, OSError):
+    """A result cannot be written: no space, no permission, or the folder holds another run."""
+
+
+class PlanError(TransferError, ValueError):
+    """A transfer plan is invalid, or does not fit the model or the other arguments."""
+
+
+class SelectorError(PlanError):
+    """A phase's `train=` selector is malformed or matches nothing in the model."""
+
+
+class UnknownArchitectureError(TransferError, LookupError):
+    """No wrapper is registered for a model and its layer groups could not be, or must not be, inferred."""

@@ -1,0 +1,201 @@
+"""Layer groups: the parts of a model, from input to output, that are frozen or trained together.
+
+Pure rules on names: nothing here imports torch, so that a plan can be checked before a model is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from hf_transfer.errors import LayerGroupError, SelectorError
+
+Role = Literal["stem", "block", "neck", "head"]
+Selector = str | tuple[str, ...]
+
+SELECTOR_HELP = (
+    '"head", "all", "last:K", "blocks:K", "from:NAME", "only:NAME", "only:I-J", "norm", "bias", "re:REGEX" '
+    "or a tuple of these"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerGroup:
+    """One part of a model.
+
+    Attributes:
+        index: Position from the input (0) to the output.
+        name: "stem", "neck" or "head", or the module path of the block.
+        role: "stem" (what makes tokens or the first map of an image), "block", "neck" (pretrained parts behind the
+            blocks, such as a final norm) or "head" (only what maps features to labels).
+        parameter_names: Names as in `model.named_parameters()`.
+        module_names: The largest modules that belong to this group alone, as in `model.named_modules()`.
+    """
+
+    index: int
+    name: str
+    role: Role
+    parameter_names: tuple[str, ...]
+    module_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.role not in get_args(Role):
+            raise LayerGroupError(f"A layer group's role is one of {get_args(Role)}, found {self.role!r}.")
+
+
+def check_partition(groups: Sequence[LayerGroup], parameter_names: Iterable[str]) -> None:
+    """Check that every parameter is in exactly one group, none is unknown, and names and indices are in order.
+
+    Raises:
+        LayerGroupError: With the names that are missing, doubled or unknown.
+    """
+    wanted = list(parameter_names)
+    counts = Counter(name for group in groups for name in group.parameter_names)
+    faults = {
+        "in no group": [name for name in wanted if name not in counts],
+        "in several groups": [name for name, count in counts.items() if count > 1],
+        "not in the model": sorted(set(counts) - set(wanted)),
+        "doubled group names": [name for name, count in Counter(g.name for g in groups).items() if count > 1],
+        "groups without parameters": [g.name for g in groups if not g.parameter_names],
+    }
+    found = "; ".join(f"{what}: {_few(names)}" for what, names in faults.items() if names)
+    if found:
+        raise LayerGroupError(f"Layer groups must hold each parameter exactly once. {found}.")
+    if [g.index for g in groups] != list(range(len(groups))):
+        raise LayerGroupError(f"Layer groups must be numbered from 0, found {[g.index for g in groups]}.")
+
+
+def select_groups(
+    groups: Sequence[LayerGroup], selector: Selector, norm_parameters: Collection[str] = ()
+) -> tuple[LayerGroup, ...]:
+    """Resolve a selector to the layer groups that it trains.
+
+    Args:
+        groups: All groups of a model, from input to output.
+        selector: One selector, or a tuple of them (their union).
+        norm_parameters: Names of the parameters of normalisation layers, for `"norm"`.
+
+    Returns:
+        The groups with at least one selected parameter, from input to output. Selectors of parameters (`"norm"`,
+        `"bias"`, `"re:..."`) give groups narrowed to the selected names.
+
+    Raises:
+        SelectorError: The selector is malformed, or matches nothing; the message lists what exists.
+    """
+    parts = (selector,) if isinstance(selector, str) else tuple(selector)
+    if not parts:
+        raise SelectorError(f"A selector is {SELECTOR_HELP}; found an empty tuple.")
+    chosen: set[str] = set()
+    for part in parts:
+        names = _selected_names(groups, part, norm_parameters)
+        if not names:
+            raise SelectorError(f"The selector {part!r} matches nothing. {_what_exists(groups)}")
+        chosen |= names
+    narrowed = (replace(g, parameter_names=tuple(n for n in g.parameter_names if n in chosen)) for g in groups)
+    return tuple(g for g in narrowed if g.parameter_names)
+
+
+def check_selector(selector: Selector) -> None:
+    """Check a selector's form without a model.
+
+    Raises:
+        SelectorError: The form is none of those listed in `SELECTOR_HELP`.
+    """
+    parts = (selector,) if isinstance(selector, str) else selector
+    if not isinstance(parts, tuple) or not parts or not all(isinstance(part, str) for part in parts):
+        raise SelectorError(f"A selector is {SELECTOR_HELP}; found {selector!r}.")
+    for part in parts:
+        kind, _, value = part.partition(":")
+        whole = part in ("head", "all", "norm", "bias")
+        counted = kind in ("last", "blocks") and value.isascii() and value.isdigit()
+        named = kind in ("from", "only", "re") and bool(value)
+        if not (whole or counted or named):
+            raise SelectorError(f"A selector is {SELECTOR_HELP}; found {part!r}.")
+        if kind == "re":
+            _compile(value)
+
+
+def _selected_names(groups: Sequence[LayerGroup], selector: str, norm_parameters: Collection[str]) -> set[str]:
+    check_selector(selector)
+    head = {name for g in groups if g.role == "head" for name in g.parameter_names}
+    every = [name for g in groups for name in g.parameter_names]
+    kind, _, value = selector.partition(":")
+    match kind:
+        case "head":
+            return head
+        case "all":
+            return set(every)
+        case "norm":
+            return _with_head({n for n in every if n in norm_parameters}, head)
+        case "bias":
+            return _with_head({n for n in every if n.rsplit(".", 1)[-1] == "bias" or n.endswith("_bias")}, head)
+        case "re":
+            pattern = _compile(value)
+            return _with_head({n for n in every if pattern.search(n)}, head)
+        case "last":
+            body = [g for g in groups if g.role != "head"]
+            return _names(_last(body, int(value), selector, groups)) | head
+        case "blocks":
+            blocks = [g for g in groups if g.role == "block"]
+            kept = _last(blocks, int(value), selector, groups)
+            start = kept[0].index if kept else max((g.index for g in groups if g.role != "head"), default=-1) + 1
+            return _names(g for g in groups if g.index >= start) | head
+        case "from":
+            start = _find(groups, value).index
+            return _names(g for g in groups if g.index >= start) | head
+        case _:
+            return _names(_only(groups, value)) | head
+
+
+def _with_head(names: set[str], head: set[str]) -> set[str]:
+    return names | head if names else set()
+
+
+def _names(groups: Iterable[LayerGroup]) -> set[str]:
+    return {name for g in groups for name in g.parameter_names}
+
+
+def _last(items: list[LayerGroup], count: int, selector: str, groups: Sequence[LayerGroup]) -> list[LayerGroup]:
+    if count > len(items):
+        raise SelectorError(
+            f"{selector!r} asks for {count} groups, but there are {len(items)}. {_what_exists(groups)}"
+        )
+    return items[len(items) - count :]
+
+
+def _only(groups: Sequence[LayerGroup], value: str) -> list[LayerGroup]:
+    span = re.fullmatch(r"(\d+)(?:-(\d+))?", value)
+    if span is None:
+        return [_find(groups, value)]
+    first, last = int(span[1]), int(span[2] or span[1])
+    if first > last or last >= len(groups):
+        raise SelectorError(f"'only:{value}' is not a range of group indices. {_what_exists(groups)}")
+    return list(groups[first : last + 1])
+
+
+def _find(groups: Sequence[LayerGroup], name: str) -> LayerGroup:
+    """The group of this name; the end of a module path is enough where it is unique ("layers.3")."""
+    found = [g for g in groups if g.name == name] or [g for g in groups if g.name.endswith(f".{name}")]
+    if len(found) != 1:
+        what = "several groups" if found else "no group"
+        raise SelectorError(f"The name {name!r} fits {what}. {_what_exists(groups)}")
+    return found[0]
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise SelectorError(f"'re:{pattern}' is not a regular expression: {error}.") from error
+
+
+def _what_exists(groups: Sequence[LayerGroup]) -> str:
+    return "The groups are: " + ", ".join(f"{g.index} {g.name} ({g.role})" for g in groups) + "."
+
+
+def _few(names: Sequence[str], limit: int = 8) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,53 @@
+"""A progress bar that names the phase, and log lines without one learning rate per group."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from transformers import PrinterCallback, ProgressCallback, TrainerControl, TrainerState, TrainingArguments
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+
+def short_logs(logs: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what belongs in files, not on the screen: the learning rate of each group."""
+    return {name: value for name, value in logs.items() if not name.startswith("learning_rate/")}
+
+
+class PhaseProgressCallback(ProgressCallback):
+    """transformers' progress bar with the name of the phase in front."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.training_bar is not None and logs and "phase" in logs:
+            self.training_bar.set_description(str(logs["phase"]))
+        super().on_log(args, state, control, logs=short_logs(logs or {}), **kwargs)
+
+
+class PhasePrinterCallback(PrinterCallback):
+    """transformers' printer for runs without a progress bar."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().on_log(args, state, control, logs=short_logs(logs or {}), **kwargs)
+
+
+def use_phase_progress(trainer: Trainer) -> None:
+    """Replace the trainer's standard progress or printer callback, where it has one."""
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(PhaseProgressCallback)
+    if trainer.pop_callback(PrinterCallback) is not None:
+        trainer.add_callback(PhasePrinterCallback)

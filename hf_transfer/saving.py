@@ -1,0 +1,51 @@
+"""Checkpoints that both transformers and timm can load, without hf_transfer."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+_TIMM_PREFIX = "timm_model."
+
+
+def complete_timm_config(model: nn.Module, processor: Any = None) -> None:
+    """Fill in what timm needs in the configuration of a TimmWrapper model.
+
+    timm keeps the preprocessing there, and cannot read a configuration without `model_args`; other models are left
+    alone.
+
+    Args:
+        model: The model that will be saved.
+        processor: Its image processor, whose settings are the ones to save.
+    """
+    config: Any = getattr(model, "config", None)
+    if getattr(config, "model_type", None) != "timm_wrapper":
+        return
+    config.model_args = config.model_args or {}
+    # A configuration that was loaded with label names keeps the old ones beside a new id2label.
+    config.label_names = [config.id2label[index] for index in range(config.num_labels)]
+    settings = getattr(processor, "pretrained_cfg", None) or getattr(config, "pretrained_cfg", None)
+    if settings is not None:
+        config.pretrained_cfg = {k: v for k, v in copy.deepcopy(settings).items() if k != "num_classes"}
+
+
+def strip_timm_prefix(folder: str | Path) -> None:
+    """Name the weights in a saved TimmWrapper checkpoint as timm does.
+
+    `TimmWrapper.save_pretrained` writes "timm_model.conv1.weight", which `timm.create_model("local-dir:...")` cannot
+    load; transformers loads either. The file is replaced atomically.
+    """
+    path = Path(folder) / SAFE_WEIGHTS_NAME
+    if not path.is_file():
+        return
+    weights = load_file(path)
+    if not all(name.startswith(_TIMM_PREFIX) for name in weights):
+        return
+    temporary = path.with_suffix(".tmp")
+    save_file({n.removeprefix(_TIMM_PREFIX): w for n, w in weights.items()}, temporary, metadata={"format": "pt"})
+    temporary.replace(path)

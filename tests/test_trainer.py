@@ -1,0 +1,407 @@
+"""hf_transfer.trainer: a drop-in for Trainer that follows a plan exactly."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers import BeitConfig, BeitForImageClassification, MobileViTConfig, MobileViTForImageClassification
+
+import hf_transfer as ht
+from hf_transfer.errors import ArgumentError, FrozenChangedError, NonFiniteLossError, PlanError
+from hf_transfer.plan import group_learning_rates
+from tests import tiny
+from tests.training import RandomImages, arguments, logged
+
+
+def _train(model: nn.Module, folder: Path, plan: ht.TransferPlan | None = None, **options: Any) -> ht.TransferTrainer:
+    trainer = ht.TransferTrainer(model, arguments(folder, **options), train_dataset=RandomImages(), plan=plan)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("name", ["vit", "resnet"])
+def test_without_plan_the_trajectory_is_trainers(name: str, tmp_path: Path) -> None:
+    """plan=None gives Trainer's losses, gradient norms and final weights, bit for bit (dropout on)."""
+    torch.manual_seed(1)
+    model = tiny.TRANSFORMERS_MODELS[name]()
+    twin = copy.deepcopy(model)
+    options = {"num_train_epochs": 2, "weight_decay": 0.1, "warmup_steps": 2}
+    ours = _train(model, tmp_path, **options)
+    stock_args = transformers.TrainingArguments(
+        **{k: v for k, v in arguments(tmp_path, **options).to_dict().items() if k in ("output_dir", "learning_rate")},
+        per_device_train_batch_size=8,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=1,
+        disable_tqdm=True,
+        **options,
+    )
+    stock = transformers.Trainer(twin, stock_args, train_dataset=RandomImages())
+    stock.train()
+    assert len(logged(ours, "loss")) == 8
+    for key in ("loss", "grad_norm", "learning_rate"):
+        assert logged(ours, key) == logged(stock, key)
+    theirs = twin.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in model.state_dict().items())
+
+
+def _beit() -> nn.Module:
+    config = BeitConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    config.num_labels = 3
+    config.drop_path_rate = 0.0
+    return BeitForImageClassification(config)
+
+
+def _mobilevit() -> nn.Module:
+    config = MobileViTConfig(
+        image_size=32, hidden_sizes=[16, 16, 16], neck_hidden_sizes=[8, 8, 16, 16, 16, 16, 32], num_attention_heads=2
+    )
+    config.num_labels = 3
+    return MobileViTForImageClassification(config)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: tiny.vit(hidden_dropout_prob=0.0),
+        tiny.resnet,
+        tiny.convnext,
+        tiny.swin,
+        _beit,
+        _mobilevit,
+        tiny.efficientnet,
+    ],
+    ids=["vit", "resnet", "convnext", "swin", "beit", "mobilevit", "efficientnet"],
+)
+def test_gradient_accumulation_gives_the_same_loss_and_gradient(make: Any, tmp_path: Path) -> None:
+    """One batch of 16 and 4 of 4 give the same loss and gradient norm (batch norm in eval, no randomness)."""
+    torch.manual_seed(0)
+    model = make()
+    for module in model.modules():
+        if "Drop" in type(module).__name__:
+            module.forward = lambda hidden, *_, **__: hidden
+    plan = ht.recipes.fine_tune(head_lr_ratio=1.0, norm="eval")
+    values = []
+    for size, steps in ((16, 1), (4, 4)):
+        trainer = _train(
+            copy.deepcopy(model),
+            tmp_path,
+            plan,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=steps,
+            max_grad_norm=1e9,
+            learning_rate=1e-4,
+        )
+        values.append((logged(trainer, "loss")[0], logged(trainer, "grad_norm")[0]))
+    assert values[1] == pytest.approx(values[0], rel=1e-5)
+
+
+def test_micro_batches_of_different_size_are_weighted(tmp_path: Path) -> None:
+    """14 images as one batch and as 8 + 6 give the same loss and gradient norm."""
+    torch.manual_seed(0)
+    model = tiny.resnet()
+    values = []
+    for size, steps in ((14, 1), (8, 2)):
+        args = arguments(
+            tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=steps, max_grad_norm=1e9
+        )
+        trainer = ht.TransferTrainer(
+            copy.deepcopy(model), args, train_dataset=RandomImages(14), plan=ht.recipes.fine_tune()
+        )
+        trainer.train()
+        values.append((logged(trainer, "loss")[0], logged(trainer, "grad_norm")[0]))
+    assert values[1] == pytest.approx(values[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(tiny.TRANSFORMERS_MODELS))
+def test_frozen_is_bit_identical_and_trained_moves(name: str, tmp_path: Path) -> None:
+    """After training the last block, all other parameters and buffers are unchanged, and each trained group moved."""
+    model = tiny.TRANSFORMERS_MODELS[name]()
+    before = copy.deepcopy(model.state_dict())
+    plan = ht.recipes.last_blocks(1)
+    _train(model, tmp_path, plan)
+    after = model.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    trained = ht.select(model, plan.phases[0].train)
+    assert changed <= {key for group in trained for key in group.parameter_names}
+    assert all(changed.intersection(group.parameter_names) for group in trained)
+
+
+def test_model_is_given_back_after_training(tmp_path: Path) -> None:
+    """requires_grad and train() are as before the training."""
+    model = tiny.resnet()
+    _train(model, tmp_path, ht.recipes.linear_probe())
+    assert all(p.requires_grad for p in model.parameters())
+    model.train()
+    assert all(module.training for module in model.modules())
+
+
+def test_foreign_write_to_a_frozen_tensor_is_found(tmp_path: Path) -> None:
+    """A callback that changes a frozen weight makes the run fail with the name of the weight."""
+
+    class Meddler(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            model.resnet.embedder.embedder.convolution.weight.data.add_(1e-3)
+
+    args = arguments(tmp_path)
+    trainer = ht.TransferTrainer(
+        tiny.resnet(), args, train_dataset=RandomImages(), callbacks=[Meddler()], plan=ht.recipes.linear_probe()
+    )
+    with pytest.raises(FrozenChangedError, match=r"embedder\.convolution\.weight"):
+        trainer.train()
+
+
+def test_optimizer_follows_the_plan(tmp_path: Path) -> None:
+    """Live optimizer groups have the plan's names and rates, and all follow the schedule to zero."""
+    model = tiny.vit()
+    plan = ht.recipes.fine_tune(layer_decay=0.5)
+    trainer = _train(model, tmp_path, plan, lr_scheduler_type="linear", weight_decay=0.1)
+    layers = ht.wrap(model).layer_groups
+    rates = dict(zip((g.name for g in layers), group_learning_rates(layers, plan.phases[0], 1e-2), strict=True))
+    groups = trainer.optimizer.param_groups
+    assert groups[0]["name"].startswith("head")
+    assert {g["name"].removesuffix("/no_decay"): g["initial_lr"] for g in groups} == pytest.approx(rates)
+    assert all(g["lr"] == 0 for g in groups)
+    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
+
+
+def test_logs_carry_one_rate_per_group(tmp_path: Path) -> None:
+    """Each log line has the rate of every layer group; `learning_rate` is the head's."""
+    model = tiny.vit()
+    trainer = _train(model, tmp_path, ht.recipes.lp_ft(probe_epochs=1))
+    for name in (g.name for g in ht.wrap(model).layer_groups):
+        assert len(logged(trainer, f"learning_rate/{name}")) == 8
+    assert logged(trainer, "learning_rate/head") == logged(trainer, "learning_rate")
+    assert logged(trainer, "learning_rate/stem")[:4] == [0.0] * 4
+    assert logged(trainer, "phase")[3:5] == ["linear probe", "fine-tune"]
+
+
+def test_phases_have_their_own_schedule(tmp_path: Path) -> None:
+    """In two phases of 4 steps with linear decay the head's rate starts at each phase's peak and decays in each."""
+    trainer = _train(tiny.vit(), tmp_path, ht.recipes.lp_ft(probe_epochs=1), lr_scheduler_type="linear")
+    shape = [1.0, 0.75, 0.5, 0.25]
+    expected = [20e-2 * s for s in shape] + [2e-2 * s for s in shape]
+    assert logged(trainer, "learning_rate/head") == pytest.approx(expected)
+    assert trainer.state.global_step == 8
+
+
+def test_frozen_parameters_hold_no_optimizer_state(tmp_path: Path) -> None:
+    """Adam holds state for trained parameters only."""
+    trainer = _train(tiny.vit(), tmp_path, ht.recipes.linear_probe())
+    held = {id(p) for p in trainer.optimizer.state}
+    assert held == {id(p) for p in trainer.model.classifier.parameters()}
+
+
+def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
+    """Two phases, stopped after each save and resumed, end in the same weights as one run."""
+    torch.manual_seed(0)
+    model = tiny.resnet()
+    start = copy.deepcopy(model)
+    plan = ht.recipes.lp_ft(probe_epochs=1)
+    whole = _train(model, tmp_path / "whole", plan, save_strategy="steps", save_steps=3)
+    for checkpoint in ("checkpoint-3", "checkpoint-6"):
+        resumed = ht.TransferTrainer(
+            copy.deepcopy(start),
+            arguments(tmp_path / "whole", save_strategy="no"),
+            train_dataset=RandomImages(),
+            plan=plan,
+        )
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / checkpoint))
+        assert resumed.state.global_step == whole.state.global_step == 8
+        expected = model.state_dict()
+        assert all(torch.equal(v, expected[k]) for k, v in resumed.model.state_dict().items())
+
+
+def test_second_train_trains_again(tmp_path: Path) -> None:
+    """train() called twice starts the plan anew from the present weights, with a fresh optimizer."""
+    model = tiny.vit()
+    trainer = _train(model, tmp_path, ht.recipes.lp_ft(probe_epochs=1))
+    before = copy.deepcopy(model.state_dict())
+    first = trainer.optimizer
+    trainer.train()
+    assert trainer.optimizer is not first
+    assert not torch.equal(before["vit.layers.0.mlp.fc1.weight"], model.vit.layers[0].mlp.fc1.weight)
+
+
+def test_from_scratch_draws_new_weights(tmp_path: Path) -> None:
+    """The recipe from_scratch does not start from the model's weights."""
+    model = tiny.resnet()
+    with torch.no_grad():
+        model.resnet.embedder.embedder.convolution.weight.fill_(7.0)
+    _train(model, tmp_path, ht.recipes.from_scratch(), learning_rate=1e-6)
+    assert model.resnet.embedder.embedder.convolution.weight.abs().max() < 3
+
+
+def test_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    """NaN stops before the optimizer step, names step and phase, and leaves earlier checkpoints."""
+    data = RandomImages()
+    data.pixels[:] = torch.nan
+    model = tiny.vit()
+    start = copy.deepcopy(model.state_dict())
+    trainer = ht.TransferTrainer(model, arguments(tmp_path), train_dataset=data, plan=ht.recipes.linear_probe())
+    (tmp_path / "checkpoint-1").mkdir(parents=True)
+    with pytest.raises(NonFiniteLossError, match=r"nan at step 1 .*'linear probe'.*checkpoint-1"):
+        trainer.train()
+    assert all(torch.equal(v, start[k]) for k, v in model.state_dict().items())
+
+
+def test_early_stopping_and_best_model(tmp_path: Path) -> None:
+    """Evaluation, early stopping and loading of the best checkpoint work over phases, and frozen parts are checked."""
+    args = arguments(
+        tmp_path,
+        num_train_epochs=5,
+        save_strategy="epoch",
+        eval_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="accuracy",
+        learning_rate=1e-12,
+    )
+    trainer = ht.TransferTrainer(
+        tiny.resnet(),
+        args,
+        train_dataset=RandomImages(),
+        eval_dataset=RandomImages(),
+        compute_metrics=lambda p: {"accuracy": float((p.predictions.argmax(-1) == p.label_ids).mean())},
+        callbacks=[transformers.EarlyStoppingCallback(1)],
+        plan=ht.recipes.lp_ft(probe_epochs=1),
+    )
+    trainer.train()
+    assert trainer.state.epoch == 2
+    assert trainer.state.best_model_checkpoint is not None
+
+
+def test_model_init_and_iterable_data(tmp_path: Path) -> None:
+    """model_init is called by train(), and data without a length train for the plan's steps."""
+
+    class Stream(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
+        def __iter__(self) -> Any:
+            images = RandomImages()
+            return (images[i] for i in range(len(images)))
+
+    plan = ht.TransferPlan((ht.Phase("a", "head", max_steps=3), ht.Phase("b", "all", max_steps=2)))
+    trainer = ht.TransferTrainer(
+        model_init=lambda: tiny.resnet(), args=arguments(tmp_path), train_dataset=Stream(), plan=plan
+    )
+    trainer.train()
+    assert trainer.state.global_step == 5
+    assert logged(trainer, "phase") == ["a"] * 3 + ["b"] * 2
+
+
+def test_fractional_epochs_end_where_the_phases_end(tmp_path: Path) -> None:
+    """Phases of 0.5 and 0.75 epochs (of 4 steps) take 2 and 3 steps."""
+    plan = ht.TransferPlan((ht.Phase("a", "head", epochs=0.5), ht.Phase("b", "all", epochs=0.75)))
+    trainer = _train(tiny.resnet(), tmp_path, plan)
+    assert logged(trainer, "phase") == ["a"] * 2 + ["b"] * 3
+
+
+def test_recipe_of_the_arguments_makes_the_plan(tmp_path: Path) -> None:
+    """TransferArguments(recipe=...) is enough."""
+    args = arguments(tmp_path, recipe="last_blocks", recipe_options='{"k": 1}')
+    trainer = ht.TransferTrainer(tiny.vit(), args, train_dataset=RandomImages())
+    assert trainer.plan == ht.recipes.last_blocks(1)
+
+
+def test_plain_training_arguments_are_taken(tmp_path: Path) -> None:
+    """transformers.TrainingArguments work, with and without a plan."""
+    args = transformers.TrainingArguments(str(tmp_path), report_to="none", max_steps=1, save_strategy="no")
+    trainer = ht.TransferTrainer(tiny.vit(), args, train_dataset=RandomImages(), plan=ht.recipes.linear_probe())
+    assert math.isfinite(trainer.train().training_loss)
+
+
+@pytest.mark.parametrize(
+    ("options", "keywords", "error", "message"),
+    [
+        ({"recipe": "lp_ft"}, {"plan": ht.recipes.lp_ft()}, PlanError, "give one of the two"),
+        ({}, {"plan": ht.recipes.lp_ft(), "optimizers": (object(), None)}, PlanError, "either plan or optimizers"),
+        ({"max_steps": 5}, {"plan": ht.recipes.lp_ft()}, PlanError, "max_steps=5 contradicts"),
+        ({"recipe": "nonsense"}, {}, ArgumentError, "no recipe 'nonsense'.*lp_ft"),
+        ({"norm": "train"}, {}, ArgumentError, "norm needs a recipe"),
+    ],
+)
+def test_contradictions_are_refused(
+    options: dict[str, Any], keywords: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    """A plan together with what contradicts it is refused when the trainer is made."""
+    with pytest.raises(error, match=message):
+        ht.TransferTrainer(tiny.vit(), arguments(tmp_path, **options), train_dataset=RandomImages(), **keywords)
+
+
+def test_optimizers_with_their_own_groups_are_refused(tmp_path: Path) -> None:
+    """An optimizer that is given its own groups cannot follow a plan."""
+    model = tiny.vit()
+    given = (torch.optim.SGD, {"params": list(model.parameters()), "lr": 0.1})
+    trainer = ht.TransferTrainer(
+        model,
+        arguments(tmp_path),
+        train_dataset=RandomImages(),
+        optimizer_cls_and_kwargs=given,
+        plan=ht.recipes.linear_probe(),
+    )
+    with pytest.raises(PlanError, match="chooses its own parameter groups"):
+        trainer.train()
+
+
+def test_own_optimizer_class_gets_the_groups(tmp_path: Path) -> None:
+    """optimizer_cls_and_kwargs of the user is used with the plan's groups."""
+    trainer = ht.TransferTrainer(
+        tiny.vit(),
+        arguments(tmp_path),
+        train_dataset=RandomImages(),
+        optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+        plan=ht.recipes.linear_probe(),
+    )
+    trainer.train()
+    inner = trainer.optimizer.optimizer
+    assert isinstance(inner, torch.optim.SGD)
+    assert [g["name"] for g in inner.param_groups] == ["head", "head/no_decay"]
+
+
+def test_plateau_schedule_works_in_one_phase_only(tmp_path: Path) -> None:
+    """reduce_lr_on_plateau drives a plan of one phase, and is refused for two."""
+    options = {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"}
+    for plan in (ht.recipes.linear_probe(), ht.recipes.lp_ft(probe_epochs=1)):
+        trainer = ht.TransferTrainer(
+            tiny.vit(),
+            arguments(tmp_path, **options),
+            train_dataset=RandomImages(),
+            eval_dataset=RandomImages(),
+            plan=plan,
+        )
+        if len(plan.phases) == 1:
+            trainer.train()
+        else:
+            with pytest.raises(PlanError, match="plans of one phase"):
+                trainer.train()
+
+
+def test_columns_of_transforms_are_kept(tmp_path: Path) -> None:
+    """A data set with an on-the-fly transform keeps the columns that the transform reads."""
+    from datasets import Dataset
+
+    images = RandomImages(8)
+    data = Dataset.from_dict({"index": list(range(8))}).with_transform(
+        lambda rows: {"pixel_values": images.pixels[rows["index"]], "labels": images.labels[rows["index"]]}
+    )
+    trainer = ht.TransferTrainer(tiny.vit(), arguments(tmp_path), train_dataset=data, plan=ht.recipes.linear_probe())
+    trainer.train()
+    assert trainer.state.global_step == 1
+
+
+@pytest.mark.parametrize(("name", "last"), [("resnet", True), ("vit", False)])
+def test_memory_format_follows_the_family(name: str, last: bool, tmp_path: Path) -> None:
+    """auto: channels_last for a network with batch norm, default for a ViT; the checkpoint is saved all the same."""
+    model = tiny.TRANSFORMERS_MODELS[name]()
+    trainer = _train(model, tmp_path, ht.recipes.linear_probe())
+    kernel = next(p for p in model.parameters() if p.ndim == 4 and min(p.shape) > 1)
+    assert kernel.is_contiguous(memory_format=torch.channels_last) is last
+    trainer.save_model(str(tmp_path / "saved"))
+    assert (tmp_path / "saved" / "model.safetensors").is_file()

@@ -1,0 +1,49 @@
+"""Small helpers for tests that train: a data set of random images, arguments without side effects, logged values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+import hf_transfer as ht
+from tests.tiny import IMAGE_SIZE
+
+
+class RandomImages(Dataset[dict[str, torch.Tensor]]):
+    """Images whose brightness tells the class, so that training lowers the loss."""
+
+    def __init__(self, n: int = 32, classes: int = 3) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.labels = torch.arange(n) % classes
+        noise = torch.randn(n, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
+        self.pixels = noise + self.labels.view(-1, 1, 1, 1).float()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {"pixel_values": self.pixels[index], "labels": self.labels[index]}
+
+
+def arguments(folder: Path, **options: Any) -> ht.TransferArguments:
+    """Arguments of a quick run that saves nothing unless asked."""
+    defaults: dict[str, Any] = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 8,
+        "num_train_epochs": 1,
+        "learning_rate": 1e-2,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+    return ht.TransferArguments(**(defaults | options))
+
+
+def logged(trainer: Any, key: str) -> list[float]:
+    """All logged values of one name, in order."""
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
