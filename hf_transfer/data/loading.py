@@ -1,0 +1,263 @@
+"""`load`: from the name of a data set to checked splits that are ready for training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median_low
+
+from datasets import ClassLabel, Dataset, Value
+
+from hf_transfer.data.checking import CheckedImage, check_images, good_rows
+from hf_transfer.data.columns import find_image_column, find_label_column
+from hf_transfer.data.encoded import encoded_images, image_names
+from hf_transfer.data.image_data import ImageData, SkippedImage
+from hf_transfer.data.labels import check_known, check_none_missing, check_trainable, read_labels, shown, sorted_names
+from hf_transfer.data.raw import RawData, RawSplit
+from hf_transfer.data.sources import read_source
+from hf_transfer.data.splits import TEST, TRAIN, VALIDATION, evaluation_split_of, stratified_fifth
+from hf_transfer.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Some rows of a table of images, with their labels, names and checks.
+
+    The table stays whole: `datasets` would copy the images of a part to add columns to it.
+    """
+
+    table: Dataset
+    rows: tuple[int, ...]
+    labels: tuple[str, ...]
+    names: tuple[str, ...]
+    checked: tuple[CheckedImage, ...] = ()
+
+    def select(self, positions: Sequence[int]) -> _Split:
+        return _Split(
+            self.table,
+            tuple(self.rows[position] for position in positions),
+            tuple(self.labels[position] for position in positions),
+            tuple(self.names[position] for position in positions),
+            tuple(self.checked[position] for position in positions),
+        )
+
+    def finish(self, label_names: Sequence[str]) -> Dataset:
+        index_of = {name: index for index, name in enumerate(label_names)}
+        labels, names = [-1] * len(self.table), [""] * len(self.table)
+        for row, label, name in zip(self.rows, self.labels, self.names, strict=True):
+            labels[row], names[row] = index_of[label], name
+        table = self.table.add_column("label", labels, feature=ClassLabel(names=list(label_names)))
+        table = table.add_column("name", names, feature=Value("string"))
+        return table if len(self.rows) == len(table) else table.select(self.rows)
+
+
+def load(
+    dataset: str,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_seed: int = 42,
+    skip_bad_images: bool = False,
+    revision: str | None = None,
+    config_name: str | None = None,
+    label_names: Sequence[str] | None = None,
+    require_train: bool = True,
+) -> ImageData:
+    """Load, check and split labelled images.
+
+    The evaluation split is `validation` if there is one, else `test`, else a stratified fifth of `train`. Every image
+    is decoded once, so that a damaged file shows now and not after hours of training.
+
+    Args:
+        dataset: Hub id; image folder (`class/file.jpg`, or `train/class/...` with `validation`, `val`, `valid`, `dev`
+            or `test`); CSV, JSON Lines or Parquet file with image and label columns, its paths relative to the file; a
+            folder of such files named by split; or a folder written by `save_to_disk`.
+        image_column: Column of the images. Default: found by its type and name.
+        label_column: Column of the labels. Default: found by its type and name.
+        split_seed: Of the stratified fifth.
+        skip_bad_images: Go on even if more than 1 % of the images of a split cannot be read.
+        revision: Branch, tag or commit of a Hub data set.
+        config_name: Configuration of a Hub data set.
+        label_names: A model's labels, in the order of its class indices, which the data are mapped onto by name.
+            Default: those of the data, as a `ClassLabel` orders them, else sorted.
+        require_train: False to evaluate only: there may be no `train`, and a single file called `test.csv` is the test
+            split. A single split that is not named is a `train`, of which a fifth is for evaluation.
+
+    Raises:
+        DataError: The data cannot be found or used; the message says what to do.
+    """
+    raw = read_source(dataset, revision=revision, config_name=config_name, require_train=require_train)
+    _check_splits(raw, require_train)
+    splits, declared = _aligned(raw, image_column, label_column)
+    _check_labels(splits, label_names, require_train)
+    checked, skipped = _without_bad_images(splits, skip_bad_images)
+    _check_labels(checked, label_names, require_train)
+    divided, evaluation_split = _divided(checked, split_seed)
+    names = _class_names(divided, declared) if label_names is None else tuple(label_names)
+    counts = {
+        evaluation_split if split == VALIDATION else split: _counts(part.labels, names)
+        for split, part in divided.items()
+    }
+    _warn(divided, names, evaluation_split)
+    finished = {split: part.finish(names) for split, part in divided.items()}
+    return ImageData(
+        train=finished.get(TRAIN),
+        validation=finished.get(VALIDATION),
+        test=finished.get(TEST),
+        evaluation_split=evaluation_split,
+        label_names=names,
+        name=raw.name,
+        hub_id=raw.hub_id,
+        revision=raw.revision,
+        fingerprint=_fingerprint(divided, names),
+        skipped=skipped,
+        counts=counts,
+        median_size=_median_size(divided),
+    )
+
+
+def _check_splits(raw: RawData, require_train: bool) -> None:
+    if require_train and TRAIN not in raw.splits:
+        raise DataError(f"{raw.name} has no train split, only {' and '.join(raw.splits)}. Expected one called train.")
+    for split, part in raw.splits.items():
+        if len(part.table) == 0:
+            raise DataError(f"The {split} split of {raw.name} is empty. Fill it or remove it.")
+
+
+def _aligned(
+    raw: RawData, image_column: str | None, label_column: str | None
+) -> tuple[dict[str, _Split], tuple[str, ...] | None]:
+    """Images, labels and names of each split, and the class names that the first split declares."""
+    first = next(iter(raw.splits.values())).table.features
+    images = find_image_column(first, image_column)
+    labels = find_label_column(first, label_column, images)
+    splits: dict[str, _Split] = {}
+    declared = None
+    for split, part in raw.splits.items():
+        _check_columns(split, part, (images, labels))
+        names = image_names(part, images, split)
+        read = read_labels(part.table, labels)
+        if split == TEST and len(raw.splits) > 1 and not any(label is not None for label in read.values):
+            logger.warning("The test split of %s has no labels: it is left out.", raw.name)
+            continue
+        check_none_missing(split, read.values, names)
+        declared = declared or read.declared
+        present = tuple(label for label in read.values if label is not None)
+        table = encoded_images(part, images)
+        splits[split] = _Split(table, tuple(range(len(table))), present, names)
+    return splits, declared
+
+
+def _check_columns(split: str, part: RawSplit, wanted: Sequence[str]) -> None:
+    for column in wanted:
+        if column not in part.table.features:
+            raise DataError(
+                f"The {split} split has no column {column!r}; its columns are {', '.join(part.table.features)}. Call "
+                "the columns the same in all splits."
+            )
+
+
+def _check_labels(splits: Mapping[str, _Split], label_names: Sequence[str] | None, require_train: bool) -> None:
+    labels = {split: part.labels for split, part in splits.items()}
+    if label_names is not None:
+        check_known(labels, label_names)
+    elif require_train:
+        check_trainable(labels)
+
+
+def _without_bad_images(
+    splits: Mapping[str, _Split], skip_bad_images: bool
+) -> tuple[dict[str, _Split], tuple[SkippedImage, ...]]:
+    good: dict[str, _Split] = {}
+    skipped: list[SkippedImage] = []
+    for split, part in splits.items():
+        checked = check_images(part.table, split)
+        rows, bad = good_rows(split, part.names, checked, skip_bad_images)
+        good[split] = replace(part, checked=tuple(checked)).select(rows)
+        skipped.extend(bad)
+    return good, tuple(skipped)
+
+
+def _divided(splits: Mapping[str, _Split], seed: int) -> tuple[dict[str, _Split], str]:
+    """The splits under the names of `ImageData`'s attributes, and what the evaluation split is."""
+    chosen = evaluation_split_of(splits)
+    if chosen is not None:
+        rest = {split: part for split, part in splits.items() if split != chosen}
+        order = {TRAIN: rest.get(TRAIN), VALIDATION: splits[chosen], TEST: rest.get(TEST)}
+        return {split: part for split, part in order.items() if part is not None}, chosen
+    whole = splits[TRAIN]
+    division = stratified_fifth(whole.labels, [image.digest for image in whole.checked], seed)
+    if not division.evaluation:
+        raise DataError(
+            f"A fifth of the images of each class is set aside for evaluation, but each of the {len(whole.labels):,} "
+            "images is the only one of its class. Add images, or a validation split."
+        )
+    if division.undivided:
+        logger.warning(
+            "With a single image these classes stay in train and are not evaluated: %s.",
+            shown(sorted_names(division.undivided)),
+        )
+    parts = {TRAIN: whole.select(division.train), VALIDATION: whole.select(division.evaluation)}
+    return parts, f"train[stratified fifth, seed {seed}]"
+
+
+def _class_names(splits: Mapping[str, _Split], declared: tuple[str, ...] | None) -> tuple[str, ...]:
+    used = sorted_names(label for part in splits.values() for label in part.labels)
+    if declared is None or not set(used) <= set(declared):
+        return used
+    without = [name for name in declared if name not in set(used)]
+    if without:
+        logger.warning("%d of %d classes have no images at all: %s.", len(without), len(declared), shown(without))
+    return declared
+
+
+def _warn(splits: Mapping[str, _Split], names: Sequence[str], evaluation_split: str) -> None:
+    evaluation = splits[VALIDATION]
+    trained = splits[TRAIN].labels if TRAIN in splits else names
+    lacking = set(trained) - set(evaluation.labels)
+    undivided = {label for label, count in Counter(trained).items() if count == 1}
+    lacking -= undivided if evaluation_split.startswith(f"{TRAIN}[") else set()
+    if lacking:
+        logger.warning(
+            "%d of %d classes have no images in %s and cannot be measured there: %s.",
+            len(lacking),
+            len(names),
+            evaluation_split,
+            shown(sorted_names(lacking)),
+        )
+    if TRAIN not in splits:
+        return
+    seen = {image.digest for image in splits[TRAIN].checked}
+    for split, part in splits.items():
+        copies = sum(image.digest in seen for image in part.checked)
+        if split != TRAIN and copies:
+            logger.warning(
+                "%d of the %d images in %s are also in train, byte for byte: its scores are too good.",
+                copies,
+                len(part.checked),
+                evaluation_split if split == VALIDATION else split,
+            )
+
+
+def _counts(labels: Sequence[str], names: Sequence[str]) -> dict[str, int]:
+    counted = Counter(labels)
+    return {name: counted[name] for name in names}
+
+
+def _fingerprint(splits: Mapping[str, _Split], names: Sequence[str]) -> str:
+    content = hashlib.sha256(json.dumps(list(names)).encode())
+    for split, part in splits.items():
+        rows = sorted(f"{i.digest.hex()} {label}" for i, label in zip(part.checked, part.labels, strict=True))
+        content.update(json.dumps([split, rows]).encode())
+    return content.hexdigest()
+
+
+def _median_size(splits: Mapping[str, _Split]) -> tuple[int, int]:
+    checked = [image for part in splits.values() for image in part.checked]
+    return median_low(image.height for image in checked), median_low(image.width for image in checked)

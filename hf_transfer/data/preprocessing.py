@@ -1,0 +1,241 @@
+"""What a model's image processor does to an image: its size, crop, interpolation and normalisation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+import torch
+from torchvision.transforms import InterpolationMode
+
+from hf_transfer.errors import ArgumentError
+
+Resize = Literal["squash", "shortest_edge", "longest_edge", "none"]
+Crop = Literal["center", "none"]
+
+_PILLOW = {int(method): method.name.lower() for method in PIL.Image.Resampling}
+_TIMM_RESIZE: dict[str, Resize] = {"center": "shortest_edge", "squash": "squash", "border": "longest_edge"}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The settings of an image processor, whichever library it is of.
+
+    A pixel value v of 0 to 255 becomes `(v * rescale - mean) / std`.
+
+    Attributes:
+        height: Of the model's input in pixels; None where it depends on the image.
+        width: Likewise.
+        resize: "squash" changes the aspect ratio, "shortest_edge" and "longest_edge" keep it.
+        resize_to: What `resize` makes: `(height, width)`, or `(edge,)`; empty for "none".
+        crop: "center" or "none".
+        mean: One for each channel that the model takes.
+        std: Likewise.
+        interpolation: "bilinear", "bicubic", ...
+        rescale: Usually 1/255.
+    """
+
+    height: int | None
+    width: int | None
+    resize: Resize
+    resize_to: tuple[int, ...]
+    crop: Crop
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    rescale: float
+
+    @classmethod
+    def from_processor(cls, processor: Any) -> Preprocessing:
+        """Read the settings of an image processor of transformers, or of its wrapper for timm.
+
+        Size, mean and standard deviation are those that the processor is seen to apply: attributes alone do not tell,
+        since some processors apply factors of their own.
+        """
+        height, width = output_size(processor)
+        if is_timm(processor):
+            return cls._from_timm(processor.data_config)
+        resize, resize_to = _resize(processor)
+        crop_inside_resize = _has_crop_pct(processor) and resize == "shortest_edge"
+        crop: Crop = "center" if getattr(processor, "do_center_crop", None) or crop_inside_resize else "none"
+        rescale = float(processor.rescale_factor) if getattr(processor, "do_rescale", False) else 1.0
+        mean, std = _normalisation(processor, rescale)
+        interpolation = _interpolation(getattr(processor, "resample", None))
+        return cls(height, width, resize, resize_to, crop, mean, std, interpolation, rescale)
+
+    @classmethod
+    def _from_timm(cls, settings: dict[str, Any]) -> Preprocessing:
+        height, width = settings["input_size"][-2:]
+        resize = _TIMM_RESIZE.get(settings["crop_mode"], "shortest_edge")
+        edges = tuple(int(edge / settings["crop_pct"]) for edge in (height, width))
+        return cls(
+            height=height,
+            width=width,
+            resize=resize,
+            resize_to=edges if resize == "squash" or height != width else edges[:1],
+            crop="center",
+            mean=tuple(settings["mean"]),
+            std=tuple(settings["std"]),
+            interpolation=settings["interpolation"],
+            rescale=1 / 255,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+
+def is_timm(processor: Any) -> bool:
+    """Whether a processor is transformers' wrapper around the transforms of timm."""
+    return hasattr(processor, "data_config") and hasattr(processor, "val_transforms")
+
+
+def output_size(processor: Any) -> tuple[int, int] | tuple[None, None]:
+    """Height and width of what a processor makes, `(None, None)` if they depend on the image or it makes no images."""
+    made = [_process(processor, _plain_image(*size, 128)) for size in ((96, 64), (64, 96))]
+    sizes = {None if pixels is None else (int(pixels.shape[1]), int(pixels.shape[2])) for pixels in made}
+    size = sizes.pop()
+    return (None, None) if sizes or size is None else size
+
+
+def with_image_size(processor: Any, image_size: int) -> Any:
+    """A copy of an image processor that makes square images of another size.
+
+    All sizes are scaled alike, so that the share of the image that a crop keeps is the same. A processor that keeps
+    the aspect ratio is made to crop the centre.
+
+    Args:
+        processor: Of transformers, or its wrapper for timm; stays as it is.
+        image_size: Edge in pixels.
+
+    Returns:
+        The copy. For timm its attribute `pretrained_cfg` has the settings, changed, to be merged into those of the
+        model's configuration.
+
+    Raises:
+        ArgumentError: The size is not positive, or the processor cannot make images of this size.
+    """
+    if image_size < 1:
+        raise ArgumentError(f"The image size must be a positive number of pixels; found {image_size}.")
+    if is_timm(processor):
+        return _timm_with_size(processor, image_size)
+    height, width = output_size(processor)
+    ways: list[Callable[[], Any]] = [lambda: _cropped(processor, image_size), lambda: _squashed(processor, image_size)]
+    if height is not None and width is not None:
+        scale = (image_size / height, image_size / width)
+        ways.insert(0, lambda: _scaled(processor, scale))
+    for way in ways:
+        try:
+            changed = way()
+            if output_size(changed) == (image_size, image_size):
+                return changed
+        # A processor that does not know a form of size says so in its own way; the next form may suit it.
+        except (ValueError, TypeError, AttributeError, RuntimeError):
+            continue
+    raise ArgumentError(
+        f"{type(processor).__name__} cannot make images of {image_size} pixels. Leave out --image_size, or choose a "
+        "size that the model's documentation names."
+    )
+
+
+def _timm_with_size(processor: Any, image_size: int) -> Any:
+    channels = processor.data_config["input_size"][0]
+    settings = {**processor.data_config, "input_size": (channels, image_size, image_size)}
+    resized = type(processor)(pretrained_cfg=settings, architecture=getattr(processor, "architecture", None))
+    resized.pretrained_cfg = settings
+    return resized
+
+
+def _plain_image(height: int, width: int, value: int) -> PIL.Image.Image:
+    return PIL.Image.new("RGB", (width, height), (value, value, value))
+
+
+def _process(processor: Any, image: PIL.Image.Image) -> torch.Tensor | None:
+    """Pixels `(channels, height, width)` that a processor makes of an image; None if it makes patches or tokens."""
+    pixels = processor(images=[image], return_tensors="pt").get("pixel_values")
+    return None if pixels is None or pixels.ndim != 4 else torch.as_tensor(pixels[0])
+
+
+def _resize(processor: Any) -> tuple[Resize, tuple[int, ...]]:
+    size = dict(getattr(processor, "size", None) or {})
+    if not size or not getattr(processor, "do_resize", False):
+        return "none", ()
+    edge = size.get("shortest_edge")
+    if edge is None:
+        return "squash", (size["height"], size["width"]) if "height" in size else ()
+    if _has_crop_pct(processor):
+        # ConvNeXt's processor squashes at 384 pixels and above.
+        at_once = not getattr(processor, "do_center_crop", False) and edge >= 384
+        return ("squash", (edge, edge)) if at_once else ("shortest_edge", (int(edge / processor.crop_pct),))
+    if type(processor).__name__.startswith("Levit"):
+        return "shortest_edge", (int(256 / 224 * edge),)
+    return "shortest_edge", (edge,)
+
+
+def _interpolation(resample: Any) -> str:
+    """The name of Pillow's number, or of torchvision's mode; bilinear is what processors use where none is set."""
+    if resample is None:
+        return "bilinear"
+    return str(getattr(resample, "value", resample)) if isinstance(resample, InterpolationMode) else _PILLOW[resample]
+
+
+def _has_crop_pct(processor: Any) -> bool:
+    return getattr(processor, "crop_pct", None) is not None
+
+
+def _normalisation(processor: Any, rescale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation as applied, from what becomes of black and of white."""
+    stated = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
+    made = [_process(processor, _plain_image(64, 64, value)) for value in (0, 255)]
+    # At the centre, since some processors put a border around small images.
+    black, white = (None if image is None else _centre(image) for image in made)
+    if black is None or white is None:
+        mean, std = (tuple(float(value) for value in values or ()) for values in stated)
+        return mean, std
+    deviation = 255 * rescale / (white - black)
+    return _exact(-black * deviation, stated[0]), _exact(deviation, stated[1])
+
+
+def _centre(pixels: torch.Tensor) -> npt.NDArray[np.float64]:
+    return np.asarray(pixels[:, pixels.shape[1] // 2, pixels.shape[2] // 2], dtype=np.float64)
+
+
+def _exact(measured: npt.NDArray[np.float64], stated: Sequence[float] | None) -> tuple[float, ...]:
+    """The stated numbers where they are what was measured: they are free of rounding errors."""
+    if stated is not None and np.shape(stated) == measured.shape and np.allclose(measured, stated, atol=1e-4):
+        return tuple(float(value) for value in stated)
+    return tuple(round(float(value), 4) + 0.0 for value in measured)
+
+
+def _scaled(processor: Any, scale: tuple[float, float]) -> Any:
+    changed = copy.deepcopy(processor)
+    for attribute in ("size", "crop_size", "pad_size"):
+        value = getattr(processor, attribute, None)
+        if value is None:
+            continue
+        edges = {name: max(1, round(edge * _factor(name, scale))) for name, edge in dict(value).items()}
+        setattr(changed, attribute, type(value)(**edges))
+    return changed
+
+
+def _factor(name: str, scale: tuple[float, float]) -> float:
+    return scale[0] if "height" in name else scale[1] if "width" in name else max(scale)
+
+
+def _cropped(processor: Any, image_size: int) -> Any:
+    changed = copy.deepcopy(processor)
+    kind = type(processor.size)
+    changed.size = kind(shortest_edge=image_size)
+    changed.do_center_crop, changed.crop_size = True, kind(height=image_size, width=image_size)
+    return changed
+
+
+def _squashed(processor: Any, image_size: int) -> Any:
+    changed = copy.deepcopy(processor)
+    changed.size = type(processor.size)(height=image_size, width=image_size)
+    return changed
