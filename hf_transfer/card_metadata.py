@@ -1,0 +1,249 @@
+"""The YAML metadata at the head of a model card: made from the run's record, and checked without a network."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from hf_transfer.errors import ArgumentError
+from hf_transfer.evaluation import METRIC_TITLES
+from hf_transfer.privacy import check_private
+
+TASK = "image-classification"
+_METADATA = re.compile(r"\A---\n(.*?)\n---(?:\n|\Z)", re.DOTALL)
+# As the `evaluate` library and the Hub call them; log loss and ECE have no name there.
+_HUB_METRICS = {"accuracy": "accuracy", "macro_f1": "f1", "brier_score": "brier_score"}
+# The Hub's list of licences grows, and huggingface_hub has no copy of it: only the form can be checked.
+_LICENSE = re.compile(r"[a-z0-9]+(?:[.+-][a-z0-9]+)*")
+_REPO_ID = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/)?[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
+_RELATIONS = ("finetune", "adapter", "merge", "quantized")
+_PLACEHOLDER = re.compile(
+    r"\W*(?:todo|tbd|fixme|n/a|none|null|placeholder|more information needed|unknown dataset)\W*",
+    re.IGNORECASE,
+)
+_TEXTS = (
+    "library_name",
+    "pipeline_tag",
+    "license",
+    "license_name",
+    "license_link",
+    "base_model_relation",
+    "model_name",
+)
+_LISTS = ("tags", "metrics", "datasets")
+
+
+def make_metadata(record: Mapping[str, Any], model_name: str, license: str | None = None) -> str:
+    """The metadata of a run's model card as YAML, without the lines of dashes.
+
+    The library is "transformers" for timm models, too: the folder is written by transformers' `save_pretrained`, and
+    the Auto classes and `pipeline` load it; the tag "timm" says that timm does as well.
+
+    Args:
+        record: Content of `run.json`.
+        model_name: Name of the model in its evaluation results.
+        license: The Hub's identifier of the model's licence; None takes the base model's.
+
+    Raises:
+        ArgumentError: The licence is not an identifier.
+    """
+    base, training = record["base_model"], record["training"]
+    hub_id = hub_dataset(record)
+    derived = initial_weights(record) == "pretrained" and base["on_hub"]
+    results = _eval_results(record)
+    measured = [name for report in record["evaluation"].values() for name in report["metrics"]]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag=TASK,
+        tags=[
+            TASK,
+            "vision",
+            "hf_transfer",
+            *(["timm"] if base["library"] == "timm" else []),
+            *(["generated_from_trainer"] if training.get("steps") else []),
+        ],
+        license=_license(record, license),
+        base_model=base["id"] if derived else None,
+        base_model_relation="finetune" if derived else None,
+        datasets=[hub_id] if hub_id is not None else None,
+        metrics=list(dict.fromkeys(_HUB_METRICS[name] for name in measured if name in _HUB_METRICS)) or None,
+        model_name=model_name if results else None,
+        eval_results=results or None,
+    ).to_yaml(line_break="\n")
+
+
+def initial_weights(record: Mapping[str, Any]) -> str | None:
+    """Where training started: "pretrained" or "random"; None for a run without a plan, which does not say."""
+    plan = record["training"]["plan"]
+    return None if plan is None else str(plan["plan"]["init"])
+
+
+def hub_dataset(record: Mapping[str, Any]) -> str | None:
+    """The data set's id on the Hub, if it has a valid one."""
+    hub_id = record["data"].get("hub_id")
+    return hub_id if isinstance(hub_id, str) and is_repo_id(hub_id) else None
+
+
+def is_repo_id(repo_id: str) -> bool:
+    """Whether a text has the form of a Hub id: "name" or "owner/name"."""
+    return bool(_REPO_ID.fullmatch(repo_id)) and not any(part in repo_id for part in ("--", ".."))
+
+
+def validate_metadata(card_text: str) -> None:
+    """Check the metadata of a model card as far as that is possible without the Hub.
+
+    Args:
+        card_text: The whole card.
+
+    Raises:
+        ArgumentError: There are no metadata, or a value would be refused by the Hub, is not finite or is a
+            placeholder; the message names the key.
+        OutputError: A value is private.
+    """
+    data = _parsed(card_text)
+    check_private(data)
+    for key, value in _leaves(data, ""):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ArgumentError(f"The card's {key} must be a finite number, found {value}. Leave it out.")
+        # A data set may be named "todo": that is the user's name, not a gap.
+        named = key.startswith("model-index") and key.endswith(".name")
+        if value is None or (isinstance(value, str) and _PLACEHOLDER.fullmatch(value) and not named):
+            raise ArgumentError(f"The card's {key} must say something, found {value!r}. Leave the key out.")
+    for key in (*_TEXTS, *_LISTS, "base_model"):
+        if key in data:
+            _check_type(key, data[key])
+    _check_identifiers(data)
+    if "widget" in data and not isinstance(data["widget"], list):
+        raise ArgumentError(f"The card's widget must be a list of examples, found {type(data['widget']).__name__}.")
+    _check_model_index(data.get("model-index", []))
+    try:
+        ModelCard(card_text)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArgumentError(f"huggingface_hub cannot read the card's metadata: {error}") from error
+
+
+def check_license(license: str) -> None:
+    """Check that a licence is written as the Hub writes them.
+
+    Raises:
+        ArgumentError: It has another form.
+    """
+    if not _LICENSE.fullmatch(license):
+        raise ArgumentError(
+            f"The card's license must be an identifier of the Hub in small letters, such as apache-2.0, mit or "
+            f"cc-by-nc-4.0 (other for all that have none), found {license!r}."
+        )
+
+
+def _license(record: Mapping[str, Any], license: str | None) -> str | None:
+    """The given licence, else the base model's: it covers what was made from its weights, not weights drawn anew."""
+    if license is not None:
+        check_license(license)
+        return license
+    inherited = record["base_model"].get("license")
+    if initial_weights(record) == "random" or not isinstance(inherited, str):
+        return None
+    return inherited.lower() if _LICENSE.fullmatch(inherited.lower()) else None
+
+
+def _eval_results(record: Mapping[str, Any]) -> list[EvalResult]:
+    data = record["data"]
+    if not data.get("name"):
+        return []
+    return [
+        EvalResult(
+            task_type=TASK,
+            task_name="Image classification",
+            # Required by the Hub; an invented id could be that of somebody else's data set.
+            dataset_type=hub_dataset(record) or "custom",
+            dataset_name=" ".join(str(data["name"]).split()),
+            dataset_split=split,
+            dataset_revision=data.get("revision") if hub_dataset(record) else None,
+            metric_type=_HUB_METRICS.get(name, name),
+            metric_name=METRIC_TITLES.get(name, name),
+            metric_value=round(metric["value"], 6),
+        )
+        for split, report in record["evaluation"].items()
+        for name, metric in report["metrics"].items()
+        if isinstance(metric["value"], int | float) and math.isfinite(metric["value"])
+    ]
+
+
+def _parsed(card_text: str) -> dict[str, Any]:
+    match = _METADATA.match(card_text)
+    if match is None:
+        raise ArgumentError("A model card must begin with its metadata between two lines of three dashes.")
+    try:
+        data = yaml.safe_load(match.group(1))
+    except yaml.YAMLError as error:
+        raise ArgumentError(f"The card's metadata are not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ArgumentError(f"The card's metadata must be keys and values, found {type(data).__name__}.")
+    return data
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _leaves(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{key}[{index}]")
+    else:
+        yield key, value
+
+
+def _check_type(key: str, value: Any) -> None:
+    text = isinstance(value, str)
+    texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    allowed = {"base_model": text or texts} | dict.fromkeys(_TEXTS, text) | dict.fromkeys(_LISTS, texts)
+    if not allowed[key]:
+        wanted = "a text" if key in _TEXTS else "a list of texts"
+        raise ArgumentError(f"The card's {key} must be {wanted}, found {value!r}.")
+
+
+def _check_identifiers(data: Mapping[str, Any]) -> None:
+    for key in ("base_model", "datasets"):
+        values = data.get(key, [])
+        for repo_id in [values] if isinstance(values, str) else values:
+            if not is_repo_id(repo_id):
+                raise ArgumentError(f"The card's {key} must be an id on the Hub, owner/name, found {repo_id!r}.")
+    if "license" in data:
+        check_license(data["license"])
+    relation = data.get("base_model_relation")
+    if relation is not None and relation not in _RELATIONS:
+        raise ArgumentError(f"The card's base_model_relation must be one of {_RELATIONS}, found {relation!r}.")
+
+
+def _check_model_index(index: Any) -> None:
+    key = "model-index"
+    for i, model in enumerate(_items(index, key)):
+        _check_has(model, f"{key}[{i}]", "name", str)
+        for j, result in enumerate(_items(model.get("results"), f"{key}[{i}].results")):
+            where = f"{key}[{i}].results[{j}]"
+            for part, names in {"task": ("type",), "dataset": ("type", "name")}.items():
+                _check_has(result, where, part, dict)
+                for name in names:
+                    _check_has(result[part], f"{where}.{part}", name, str)
+            for name in set(result["dataset"]) & {"config", "split", "revision"}:
+                _check_has(result["dataset"], f"{where}.dataset", name, str)
+            for k, metric in enumerate(_items(result.get("metrics"), f"{where}.metrics")):
+                _check_has(metric, f"{where}.metrics[{k}]", "type", str)
+                _check_has(metric, f"{where}.metrics[{k}]", "value", (int, float))
+
+
+def _items(value: Any, key: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise ArgumentError(f"The card's {key} must be a list, found {type(value).__name__}.")
+    return value
+
+
+def _check_has(data: Any, where: str, name: str, kind: type | tuple[type, ...]) -> None:
+    value = data.get(name) if isinstance(data, dict) else None
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ArgumentError(f"The card's {where} must have a valid {name!r}, found {value!r}.")

@@ -1,0 +1,645 @@
+"""Model cards: what they print is what the record says, and nothing in a record can break them.
+
+`tests/data/card_two_phases.md` is a whole card. After a wanted change of the template, write it again by
+`HF_TRANSFER_UPDATE_GOLDEN=1 pytest tests/test_card.py -k golden` and read the difference.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+
+from hf_transfer import recipes
+from hf_transfer.card import render_card, validate_metadata, write_card
+from hf_transfer.card_tables import FULL_TABLE_GROUPS, code, duration, escape
+from hf_transfer.errors import ArgumentError, OutputError
+from hf_transfer.evaluation import ClassScore, Confusion, EvaluationReport, MetricValue
+from hf_transfer.layers import LayerGroup
+from hf_transfer.optimizer_groups import optimizer_groups
+from hf_transfer.phases import PhaseSteps, ResolvedPlan
+from hf_transfer.plan import Phase, TransferPlan
+from hf_transfer.run_record import RunRecord
+
+GOLDEN = Path(__file__).parent / "data" / "card_two_phases.md"
+STEPS = 50
+
+
+def record(
+    plan: TransferPlan | None = None, blocks: int = 3, labels: tuple[str, ...] = ("cat", "dog")
+) -> dict[str, Any]:
+    """A run record as the trainer makes it, with a made-up model of `blocks` blocks."""
+    plan = recipes.fine_tune(3, 2e-4) if plan is None else plan
+    resolved = resolve(plan, blocks)
+    made = RunRecord(
+        created="2025-01-02T03:04:05+00:00",
+        command="hf-transfer train --model_name_or_path timm/tiny --dataset pets --output_dir out",
+        versions={"python": "3.11.7", "torch": "2.9.0", "timm": "1.0.31", "hf_transfer_learning": "0.1.0"},
+        hardware={"device": "cpu", "processor": "Some CPU", "cores": 2, "accelerators": [], "world_size": 1},
+        seed=42,
+        split_seed=7,
+        base_model={
+            "id": "timm/tiny.a1_in1k",
+            "on_hub": True,
+            "revision": "0123abc",
+            "architecture": "timm:tiny",
+            "library": "timm",
+            "parameters": sum(group["parameters"] for group in resolved["groups"]),
+            "license": "apache-2.0",
+        },
+        data={
+            "name": "pets",
+            "hub_id": "someone/pets",
+            "revision": "fedc321",
+            "fingerprint": "a1b2c3",
+            "evaluation_split": "validation",
+            "label_names": list(labels),
+            "counts": {
+                "train": {label: 1000 + i for i, label in enumerate(labels)},
+                "validation": {label: 60 + i for i, label in enumerate(labels)},
+            },
+            "median_size": {"height": 200, "width": 300},
+            "skipped": [{"split": "train", "name": "cat/1.jpg", "reason": "truncated"}],
+        },
+        preprocessing={
+            "height": 96,
+            "width": 128,
+            "mean": [0.5, 0.5, 0.25],
+            "std": [0.1, 0.2, 0.3],
+            "interpolation": "bicubic",
+            "augmentation": "light",
+        },
+        training={
+            "plan": resolved,
+            "optimizer": {
+                "class": "AdamW",
+                "defaults": {"lr": 9.0, "betas": [0.9, 0.999], "eps": 1e-8, "amsgrad": False},
+            },
+            "batch_size_per_device": 16,
+            "gradient_accumulation_steps": 2,
+            "effective_batch_size": 32,
+            "precision": "bf16",
+            "max_grad_norm": 1.0,
+            "label_smoothing": 0.1,
+            "steps": STEPS * len(plan.phases),
+            "epochs": 5.0,
+            "best_checkpoint_step": None,
+            "final_loss": 0.4321,
+        },
+        timing={"train_seconds": 123.4, "images_per_second": 81.25, "evaluation_seconds": 2.5},
+        evaluation={"validation": report("validation", labels).to_dict()},
+        log_history=[{"loss": 0.4321, "step": STEPS}],
+    )
+    return made.to_dict()
+
+
+def resolve(plan: TransferPlan, blocks: int) -> dict[str, Any]:
+    """The content of `transfer_plan.json` for a made-up model: each group has a weight, a bias and a norm."""
+    names = ["stem", *(f"blocks.{i}" for i in range(blocks)), "neck", "head"]
+    roles = ["stem", *["block"] * blocks, "neck", "head"]
+    groups = tuple(
+        LayerGroup(i, name, role, tuple(f"{name}.{part}" for part in ("weight", "bias", "norm.weight")))
+        for i, (name, role) in enumerate(zip(names, roles, strict=True))
+    )
+    parameters = [name for group in groups for name in group.parameter_names]
+    norms = [name for name in parameters if "norm" in name]
+    without_decay = [*norms, *(name for name in parameters if name.endswith("bias"))]
+    steps = tuple(
+        PhaseSteps(phase, i * STEPS, (i + 1) * STEPS, phase.lr_scheduler_type or "cosine", 5 + i)
+        for i, phase in enumerate(plan.phases)
+    )
+    counts = {name: 10_000 + i for i, name in enumerate(parameters)}
+    made = optimizer_groups(groups, plan.phases, 1e-3, 0.05, norms, without_decay)
+    return ResolvedPlan(plan, "timm:tiny", groups, made, counts, steps).to_dict()
+
+
+def report(split: str, labels: tuple[str, ...]) -> EvaluationReport:
+    """An evaluation with made-up numbers."""
+    n = 100 * len(labels)
+    metrics = {"accuracy": MetricValue(0.8725, 0.8401, 0.8999), "ece": MetricValue(0.0512, None, None)}
+    confusion = tuple(tuple(90 if i == j else 0 for j in range(len(labels))) for i in range(len(labels)))
+    return EvaluationReport(
+        split=split,
+        n=n,
+        label_names=labels,
+        metrics=metrics,
+        per_class=tuple(
+            ClassScore(label, 0.75, 0.5 + i / 1000, 0.6 + i / 1000, 100 + i) for i, label in enumerate(labels)
+        ),
+        confusion=confusion,
+        worst_confusions=(Confusion(labels[0], labels[1], 13, 0.125),),
+    )
+
+
+def section(card: str, title: str) -> str:
+    """The text of a section, without its subsections' end."""
+    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", card, re.DOTALL | re.MULTILINE)
+    assert found is not None, f"no section {title}"
+    return found.group(1)
+
+
+def tables_in(text: str) -> list[list[list[str]]]:
+    """The Markdown tables in a text: rows of cells as a reader sees them, without the rule."""
+    found = re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE)
+    return [[split_row(line) for i, line in enumerate(block.splitlines()) if i != 1] for block in found]
+
+
+def split_row(line: str) -> list[str]:
+    """Cells of a row; a bar behind a backslash is part of its cell."""
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+
+
+def metadata(card: str) -> dict[str, Any]:
+    """The metadata of a card."""
+    found = yaml.safe_load(card.split("---\n")[1])
+    assert isinstance(found, dict)
+    return found
+
+
+def changed(given: Mapping[str, Any], /, **parts: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with some values of its parts changed."""
+    return {**given, **{name: {**given[name], **values} for name, values in parts.items()}}
+
+
+PLANS: dict[str, TransferPlan] = {
+    "two phases": recipes.lp_ft(2, 3, 2e-4, layer_decay=0.75),
+    "from scratch": recipes.from_scratch(4, 1e-3),
+    "biases": recipes.bias_only(2, 2e-3),
+    "norms": recipes.norm_only(2, 2e-3),
+    "last blocks": recipes.last_blocks(2, 2, 3e-5, layer_decay=0.65),
+    "three phases": TransferPlan(
+        (
+            Phase("head", "head", max_steps=9, learning_rate=1e-2),
+            Phase("last", ("blocks:1", "norm"), learning_rate=3.125e-4, weight_decay=0.0, norm="train"),
+            Phase("all", "all", epochs=0.5, learning_rate=7e-6, lr_scheduler_type="constant"),
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("blocks", [3, 12])
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_groups_printed_are_those_of_the_record(plan: TransferPlan, blocks: int) -> None:
+    """Name, size, learning rate, decay and frozen state of every layer group in every phase are the record's."""
+    data = record(plan, blocks)
+    resolved = data["training"]["plan"]
+    rows = tables_in(section(render_card(data), "What was trained"))[0]
+    assert rows[0][4:] == [phase["name"] for phase in resolved["phases"]]
+    assert len(rows) == 1 + len(resolved["groups"]) + 1
+    for row, group in zip(rows[1:-1], resolved["groups"], strict=True):
+        assert row[:4] == [str(group["index"]), f"`{group['name']}`", group["role"], f"{group['parameters']:,}"]
+        for cell, phase in zip(row[4:], group["phases"], strict=True):
+            if phase["learning_rate"] is None:
+                assert cell == "frozen" and phase["trained_tensors"] == 0
+                continue
+            assert float(cell.split(",")[0]) == pytest.approx(phase["learning_rate"], rel=5e-3)
+            decay = re.search(r"decay ([\d.]+)", cell)
+            assert (float(decay.group(1)) if decay else 0) == phase["weight_decay"]
+            partly = re.search(r"(\d+) of (\d+) tensors", cell)
+            counted = tuple(map(int, partly.groups())) if partly else (group["tensors"],) * 2
+            assert counted == (phase["trained_tensors"], group["tensors"])
+    assert rows[-1][3:] == [
+        f"{data['base_model']['parameters']:,}",
+        *(f"{phase['trained_parameters']:,} trained" for phase in resolved["phases"]),
+    ]
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_phases_printed_are_those_of_the_record(plan: TransferPlan) -> None:
+    """Steps, schedule, warm-up, batch-norm mode, epochs and trained parameters of each phase are the record's."""
+    data = record(plan)
+    header, *rows = tables_in(section(render_card(data), "What was trained"))[1]
+    for row, phase in zip(rows, data["training"]["plan"]["phases"], strict=True):
+        cells = dict(zip(header, row, strict=True))
+        train = [phase["train"]] if isinstance(phase["train"], str) else phase["train"]
+        assert cells["Phase"] == phase["name"]
+        assert cells["Trains"] == ", ".join(f"`{part}`" for part in train)
+        assert cells["Schedule"] == phase["lr_scheduler_type"]
+        assert cells["Batch norm"] == phase["norm"]
+        assert cells["Steps"] == f"50 ({phase['start_step'] + 1} to {phase['end_step']})"
+        assert cells["Warm-up steps"] == str(phase["warmup_steps"])
+        assert cells.get("Epochs", "") == ("" if phase["epochs"] is None else f"{phase['epochs']:g}")
+        assert cells["Trained parameters"] == f"{phase['trained_parameters']:,}"
+
+
+def test_equal_blocks_of_a_deep_model_share_a_row() -> None:
+    """Above 30 groups neighbouring blocks with the same treatment are one row that states its range."""
+    plan = recipes.last_blocks(4, 2, 1e-4)
+    card = render_card(record(plan, blocks=FULL_TABLE_GROUPS))
+    rows = tables_in(section(card, "What was trained"))[0][1:]
+    assert [row[0] for row in rows] == ["0", "1–26", "27–30", "31", "32", ""]
+    assert rows[1][1] == "`blocks.0` to `blocks.25` (26 groups)" and rows[1][4] == "frozen"
+    assert rows[2][1] == "`blocks.26` to `blocks.29` (4 groups)" and rows[2][4].startswith("0.0001")
+    groups = record(plan, blocks=FULL_TABLE_GROUPS)["training"]["plan"]["groups"]
+    assert rows[2][3] == f"{sum(group['parameters'] for group in groups[27:31]):,}"
+
+
+def test_blocks_that_differ_keep_their_rows() -> None:
+    """A deep model with layer decay has another rate in every block: nothing is merged away."""
+    card = render_card(record(recipes.fine_tune(2, 1e-4, layer_decay=0.9), blocks=40))
+    assert len(tables_in(section(card, "What was trained"))[0]) == 1 + 43 + 1
+
+
+def test_settings_and_optimizer() -> None:
+    """The settings are the record's; the defaults that the plan's groups replace are not shown as if they applied."""
+    rows = dict(tables_in(section(render_card(record()), "What was trained"))[2][1:])
+    assert rows["Optimizer"] == "AdamW (betas 0.9, 0.999; eps 1e-08)"
+    assert rows["Effective batch size"] == "32" and rows["Gradient accumulation steps"] == "2"
+    assert rows["Label smoothing"] == "0.1" and rows["Last training loss"] == "0.4321"
+
+
+def test_run_without_a_plan() -> None:
+    """Without a plan the optimizer's own rate is shown, no group table, and no statement on the first weights."""
+    data = changed(record(), training={"plan": None})
+    card = render_card(data)
+    assert "lr 9" in card and "Layer group" not in card and "pretrained weights" not in card
+    assert "base_model" not in metadata(card)
+    validate_metadata(card)
+
+
+def test_data_and_evaluation_are_those_of_the_record() -> None:
+    """Counts per class and split, metrics, intervals, scores per class and mistakes are printed as recorded."""
+    card = render_card(record(labels=("cat", "dog", "cow")))
+    assert tables_in(section(card, "Data"))[0] == [
+        ["Class", "train", "validation"],
+        ["cat", "1,000", "60"],
+        ["dog", "1,001", "61"],
+        ["cow", "1,002", "62"],
+        ["**all**", "3,003", "183"],
+    ]
+    assert "left out: `train` 1." in section(card, "Data")
+    metrics, classes, mistakes = tables_in(section(card, "Evaluation"))
+    assert metrics[1:] == [["Accuracy", "0.873", "0.840 to 0.900"], ["Calibration error (ECE)", "0.051", "–"]]
+    assert classes[2] == ["dog", "0.750", "0.501", "0.601", "101"]
+    assert mistakes[1] == ["cat", "dog", "13", "12.5%"]
+    assert "Accuracy **0.873** on 300 images of `validation` (95 % interval 0.840 to 0.900)." in card
+
+
+def test_a_drawn_evaluation_split_is_told() -> None:
+    """Images set aside from `train` are no split of the source, and the seed that drew them is given."""
+    own = "train[stratified fifth, seed 7]"
+    card = render_card(changed(record(), data={"evaluation_split": own}))
+    assert f"Evaluation split: `{own}`, set aside" in section(card, "Data")
+    assert "Seed of the split | 7 |" in card and "Seed of the split" not in render_card(record())
+    assert "Evaluation split: `validation`, as the data came with it." in render_card(record())
+
+
+def test_many_classes() -> None:
+    """Above 50 classes the tables show the ten worst and best, and the spread of the counts."""
+    labels = tuple(f"class {i}" for i in range(60))
+    card = render_card(record(labels=labels))
+    rows = tables_in(section(card, "Evaluation"))[1]
+    assert [row[0] for row in rows[1:]] == [*labels[:10], "*40 classes between*", *labels[50:]]
+    assert tables_in(section(card, "Data"))[0][1] == ["train", "61,770", "60", "1,000", "1,029.5", "1,059"]
+    assert tables_in(section(card, "Labels")) == [] and "60 classes" in section(card, "Labels")
+
+
+def test_class_without_images_has_no_scores() -> None:
+    """The zeros that stand for unknown scores are not printed as if they were measured."""
+    data = record()
+    data["evaluation"]["validation"]["per_class"][1].update(precision=0.0, recall=0.0, f1=0.0, support=0)
+    assert ["dog", "–", "–", "–", "0"] in tables_in(section(render_card(data), "Evaluation"))[1]
+
+
+def test_random_weights_are_no_fine_tuning() -> None:
+    """A model trained from scratch names no base model, inherits no licence and says where its weights come from."""
+    card = render_card(record(recipes.from_scratch(4, 1e-3)))
+    assert not {"base_model", "base_model_relation", "license"} & set(metadata(card))
+    assert "drawn at random" in card and "fine-tuned" not in card and "licensed" not in card
+    assert "Frozen:" not in card
+
+
+def test_local_base_model_is_not_published_as_a_hub_id() -> None:
+    """A folder's name is shown as text: as `base_model` it could be somebody else's model."""
+    card = render_card(changed(record(), base_model={"id": "my-folder", "on_hub": False}))
+    assert not {"base_model", "base_model_relation"} & set(metadata(card))
+    assert "pretrained weights of my-folder " in card and "huggingface.co/my-folder" not in card
+
+
+def test_local_data_are_no_hub_dataset() -> None:
+    """Own data have no `datasets` entry, no link and no id of another's data set in the results."""
+    card = render_card(changed(record(), data={"hub_id": None}))
+    assert "datasets" not in metadata(card) and "huggingface.co/datasets" not in card
+    assert metadata(card)["model-index"][0]["results"][0]["dataset"] == {
+        "name": "pets",
+        "type": "custom",
+        "split": "validation",
+    }
+
+
+def test_unknown_things_are_left_out() -> None:
+    """No empty section, no row without a value, no placeholder, no word for nothing."""
+    data = record()
+    data["base_model"] |= {"revision": None, "license": None}
+    data["data"] |= {
+        "name": None,
+        "hub_id": None,
+        "revision": None,
+        "fingerprint": None,
+        "skipped": [],
+        "median_size": None,
+    }
+    data["training"] = {"plan": None, "optimizer": {"class": "SGD"}}
+    data |= {
+        "evaluation": {},
+        "preprocessing": {"resize_to": []},
+        "timing": {},
+        "command": "",
+        "versions": {"python": "3.11"},
+    }
+    data["hardware"] = {"device": "cpu"}
+    card = render_card(data)
+    for gone in (
+        "## Evaluation",
+        "## Preprocessing",
+        "```bash",
+        "license",
+        "revision",
+        "left out",
+        "interval",
+        "model-index",
+    ):
+        assert gone not in card
+    assert not re.search(r"\bNone\b|\bnan\b|nformation needed|unknown|\bTODO\b", card)
+    assert not re.search(r"^(#+ .*|\*\*.*\*\*)\n+(?=#|\Z)", card, re.MULTILINE), "an empty section"
+    assert all(all(row[1:]) for found in tables_in(card) for row in found), "an empty cell"
+    assert "generated_from_trainer" not in metadata(card)["tags"]
+    validate_metadata(card)
+
+
+def test_metadata_round_trip() -> None:
+    """huggingface_hub reads back what was written, and the results keep split, revision and value."""
+    card = ModelCard(render_card(record(), repo_id="someone/pets-model"))
+    data = card.data
+    assert (data.library_name, data.pipeline_tag, data.license) == (
+        "transformers",
+        "image-classification",
+        "apache-2.0",
+    )
+    assert (data.base_model, data.base_model_relation) == ("timm/tiny.a1_in1k", "finetune")
+    assert data.datasets == ["someone/pets"] and data.metrics == ["accuracy"]
+    assert data.tags == ["image-classification", "vision", "hf_transfer", "timm", "generated_from_trainer"]
+    assert data.model_name == "pets-model"
+    first = data.eval_results[0]
+    assert (first.metric_type, first.metric_value, first.metric_name) == ("accuracy", 0.8725, "Accuracy")
+    assert (first.dataset_type, first.dataset_split, first.dataset_revision) == (
+        "someone/pets",
+        "validation",
+        "fedc321",
+    )
+
+
+def test_transformers_model_has_no_timm_example() -> None:
+    """Only a timm model is tagged and explained as one; the id is in the examples once it is known."""
+    timm_card = render_card(record(), repo_id="someone/pets-model")
+    assert 'create_model("hf-hub:someone/pets-model"' in timm_card and 'model="someone/pets-model"' in timm_card
+    card = render_card(changed(record(), base_model={"library": "transformers", "architecture": "transformers:vit"}))
+    assert "import timm" not in card and "timm" not in metadata(card)["tags"]
+    assert 'model="path/to/this/folder"' in card
+
+
+def test_results_that_are_not_finite_are_not_published() -> None:
+    """A metric that could not be computed is in neither the metadata nor the table."""
+    data = record()
+    data["evaluation"]["validation"]["metrics"]["ece"]["value"] = None
+    card = render_card(data)
+    assert [m["type"] for m in metadata(card)["model-index"][0]["results"][0]["metrics"]] == ["accuracy"]
+    assert "Calibration" not in card
+    validate_metadata(card)
+
+
+def test_evaluation_split_comes_first_and_choice_is_told() -> None:
+    """With a test split both are reported, and a checkpoint chosen on one of them is said to be."""
+    data = changed(record(), training={"best_checkpoint_step": 40})
+    data["evaluation"] = {"test": report("test", ("cat", "dog")).to_dict(), **data["evaluation"]}
+    card = render_card(data)
+    assert re.findall(r"^### (\w+)", card, re.MULTILINE) == ["validation", "test"]
+    assert re.search(r"step 40, chosen by their result on\s`validation`", card)
+    assert "chosen" not in render_card(record())
+
+
+HOSTILE = "a|b<script>alert(1)</script>`x`\n# [y](http://z) **w** &amp; \\ ~~s~~ ![i](j) __u__ <!-- user:end -->\u202e"
+
+
+def test_hostile_labels_break_nothing() -> None:
+    """Whatever a label, a name or a command holds: tables keep their shape, nothing becomes HTML or a heading."""
+    data = record(labels=(HOSTILE, "dog"))
+    data["data"]["name"] = HOSTILE
+    data["base_model"] |= {"id": HOSTILE, "on_hub": False}
+    data["command"] = f"hf-transfer train '{HOSTILE}' ``` \n```\n# heading"
+    clean, card = render_card(record(labels=("cat", "dog"))), render_card(data)
+    validate_metadata(card)
+    body = card.split("\n---\n", 1)[1]
+    fence = re.search(r"^(`{4,})bash\n.*?^\1$", body, re.DOTALL | re.MULTILINE)
+    assert fence is not None, "the command's fence is longer than the backticks in it"
+    outside = body.replace(fence.group(), "")
+    shapes = [[len(row) for row in found] for found in tables_in(outside)]
+    assert shapes == [[len(row) for row in found] for found in tables_in(clean)]
+    headings = re.compile(r"^##+ .*", re.MULTILINE)
+    assert headings.findall(outside) == headings.findall(clean)
+    assert len(re.findall(r"^# ", outside, re.MULTILINE)) == 1
+    assert "<script" not in outside and outside.count("<!--") == 3 and "\u202e" not in outside
+    assert "[y](" not in outside and not re.search(r"(?<!\\)!\[i", outside)
+    label = tables_in(section(card, "Labels"))[0][1][1]
+    assert label == escape(HOSTILE) and label.startswith("a\\|b&lt;script&gt;")
+
+
+def test_hostile_record_as_a_browser_shows_it() -> None:
+    """A Markdown parser finds no HTML, link, picture or emphasis in a hostile card that a harmless one has not."""
+    data = record(labels=(HOSTILE, "dog"))
+    data["data"] |= {"name": HOSTILE, "hub_id": None, "evaluation_split": HOSTILE}
+    data["data"]["counts"] = {HOSTILE: {HOSTILE: 3}, "test": {}}
+    data["evaluation"]["validation"]["split"] = HOSTILE
+    data["base_model"] |= {"id": HOSTILE, "on_hub": False, "architecture": HOSTILE, "revision": HOSTILE}
+    data["training"]["plan"]["phases"][0]["name"] = HOSTILE
+    data["training"]["plan"]["groups"][0]["name"] = HOSTILE
+    data["training"]["optimizer"] = {"class": HOSTILE, "defaults": {HOSTILE: HOSTILE}}
+    data["preprocessing"] |= {"interpolation": HOSTILE}
+    data["hardware"]["processor"] = HOSTILE
+    data["versions"] = {"python": HOSTILE, HOSTILE: HOSTILE}
+    assert tokens(render_card(data)) == tokens(
+        render_card(changed(record(), base_model={"on_hub": False}, data={"hub_id": None}))
+    )
+
+
+def tokens(card: str) -> Counter[str]:
+    """What a Markdown parser finds in a card, save code and plain text; comments are the only HTML allowed."""
+    found: Counter[str] = Counter()
+    for block in MarkdownIt("commonmark").enable("table").parse(card.split("\n---\n", 1)[1]):
+        for token in [block, *(block.children or [])]:
+            if token.type in ("html_block", "html_inline"):
+                assert re.fullmatch(r"(<!--[\w :.,]*-->\s*)+", token.content), token.content
+            if token.type not in ("code_inline", "text", "text_special"):
+                found[token.type] += 1
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("t_shirt", "t_shirt"),
+        ("_x_", "\\_x\\_"),
+        ("a\r\nb\tc\u2028d\x00", "a b c d"),
+        ("&lt;", "&amp;lt;"),
+        ("50 $ \\|", "50 \\$ \\\\\\|"),
+        ("猫 👨‍👩‍👧 é", "猫 👨‍👩‍👧 é"),
+    ],
+)
+def test_escape(text: str, expected: str) -> None:
+    """Harmless text stays readable; what Markdown or HTML would act on does not."""
+    assert escape(text) == expected
+
+
+def test_code_falls_back_to_escaped_text() -> None:
+    """Text that would break inline code in a table is escaped instead."""
+    assert code("blocks.0") == "`blocks.0`"
+    assert code("re:a|b`") == "re:a\\|b\\`"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5, "5.0 s"), (123.4, "2 min 3 s"), (3599.6, "59 min 59 s"), (7300, "2 h 2 min")]
+)
+def test_duration(seconds: float, text: str) -> None:
+    """Times are given in the units that fit them."""
+    assert duration(seconds) == text
+
+
+def test_golden_card() -> None:
+    """A whole card is the one in tests/data, so that every change of the text is looked at."""
+    figures = {"learning_curves": "figures/learning_curves.png", "confusion_matrix": "figures/confusion_matrix.png"}
+    card = render_card(record(PLANS["two phases"], labels=("cat", "dog", "t_shirt|top")), figures=figures)
+    if os.environ.get("HF_TRANSFER_UPDATE_GOLDEN"):
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text(card, encoding="utf-8")
+    assert card == GOLDEN.read_text(encoding="utf-8")
+    assert card == render_card(record(PLANS["two phases"], labels=("cat", "dog", "t_shirt|top")), figures=figures)
+
+
+def test_write_card_keeps_the_users_text(tmp_path: Path) -> None:
+    """Text between the two marks survives byte for byte, however often the card is written."""
+    path = write_card(tmp_path, record())
+    text = "\n## Mine\n\n\n\nkept | `as` <b>it</b> is\n"
+    path.write_text(path.read_text().replace("start -->\n<!--", f"start -->{text}<!--"))
+    for _ in range(2):
+        write_card(tmp_path, record(recipes.from_scratch()), repo_id="someone/other")
+        assert f"<!-- user:start -->{text}<!-- user:end -->" in path.read_text()
+    assert path.read_text().startswith("---\n") and "\n# other\n" in path.read_text()
+    assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_write_card_does_not_lose_text_without_an_end(tmp_path: Path) -> None:
+    """With the closing mark missing the card is left as it is, and the message says what to do."""
+    (tmp_path / "README.md").write_text("<!-- user:start -->\nprecious")
+    with pytest.raises(OutputError, match="user:end"):
+        write_card(tmp_path, record())
+    assert (tmp_path / "README.md").read_text() == "<!-- user:start -->\nprecious"
+
+
+def test_write_card_shows_only_figures_that_exist(tmp_path: Path) -> None:
+    """A figure whose file is missing would be a broken picture on the Hub."""
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "confusion_matrix.png").touch()
+    names = ("confusion_matrix", "learning_curves")
+    card = write_card(tmp_path, record(), figures={name: f"figures/{name}.png" for name in names}).read_text()
+    assert "![Confusion matrix](figures/confusion_matrix.png)" in card and "learning_curves" not in card
+
+
+@pytest.mark.parametrize("path", ["/home/anna/x.png", "../x.png", "C:\\x.png"])
+def test_figures_must_be_relative(path: str) -> None:
+    """A figure outside of the folder would tell a path and be missing on the Hub."""
+    with pytest.raises(ArgumentError, match="relative"):
+        render_card(record(), figures={"x": path})
+
+
+def test_write_card_refuses_what_is_private(tmp_path: Path) -> None:
+    """A path in the record stops the card, which is made to be published."""
+    with pytest.raises(OutputError, match=r"data\.name"):
+        write_card(tmp_path, changed(record(), data={"name": "/home/anna/pets"}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_absolute_path_in_a_card() -> None:
+    """The only slashes at the start of a word are those of URLs."""
+    assert not re.search(r"(?<![\w:/)])/(?:home|tmp|root|work|usr)\b", render_card(record()))
+
+
+def test_license_and_limitations() -> None:
+    """The user's own licence and limitations are used; a licence that is no identifier is refused."""
+    card = render_card(record(), license="cc-by-nc-4.0", limitations="Only *cats*.\n")
+    assert metadata(card)["license"] == "cc-by-nc-4.0" and section(card, "Limitations") == "\nOnly *cats*.\n\n"
+    with pytest.raises(ArgumentError, match="license"):
+        render_card(record(), license="Apache License")
+    with pytest.raises(ArgumentError, match="repo_id"):
+        render_card(record(), repo_id="not an id")
+
+
+def with_metadata(edit: Callable[[dict[str, Any]], object]) -> str:
+    """A card whose metadata were edited."""
+    card = render_card(record())
+    data = metadata(card)
+    edit(data)
+    return f"---\n{yaml.safe_dump(data)}---\n\nbody\n"
+
+
+def first_result(data: dict[str, Any]) -> dict[str, Any]:
+    """The first result of a card's metadata."""
+    found = data["model-index"][0]["results"][0]
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("edit", "key"),
+    [
+        (lambda d: d.update(base_model="runs/a/b"), "base_model"),
+        (lambda d: d.update(base_model=3), "base_model"),
+        (lambda d: d.update(base_model_relation="child"), "base_model_relation"),
+        (lambda d: d.update(datasets=[None]), r"datasets\[0\]"),
+        (lambda d: d.update(datasets="a/b"), "datasets"),
+        (lambda d: d.update(license="Apache 2.0"), "license"),
+        (lambda d: d.update(license="[More Information Needed]"), "license"),
+        (lambda d: d.update(license_name="TODO"), "license_name"),
+        (lambda d: d.update(tags="vision"), "tags"),
+        (lambda d: d.update(pipeline_tag=["x"]), "pipeline_tag"),
+        (lambda d: d.update(widget={"src": "x"}), "widget"),
+        (lambda d: d.update(co2=math.inf), "co2"),
+        (lambda d: first_result(d)["metrics"][0].update(value=math.nan), r"metrics\[0\].value"),
+        (lambda d: first_result(d)["metrics"][0].update(value="0.9"), r"metrics\[0\].*value"),
+        (lambda d: first_result(d).pop("task"), r"results\[0\].*task"),
+        (lambda d: first_result(d)["dataset"].pop("type"), "dataset.*type"),
+        (lambda d: first_result(d)["dataset"].update(config=3), "dataset.*config"),
+        (lambda d: d["model-index"][0].pop("name"), r"model-index\[0\].*name"),
+        (lambda d: d.update({"model-index": {}}), "model-index"),
+    ],
+)
+def test_validate_metadata_names_the_key(edit: Callable[[dict[str, Any]], object], key: str) -> None:
+    """Each fault that the Hub would refuse, or should, is found without it, and its key is named."""
+    with pytest.raises(ArgumentError, match=key):
+        validate_metadata(with_metadata(edit))
+
+
+def test_validate_metadata_finds_paths() -> None:
+    """A local path in the metadata is refused."""
+    with pytest.raises(OutputError, match="thumbnail"):
+        validate_metadata(with_metadata(lambda d: d.update(thumbnail="/home/anna/x.png")))
+
+
+@pytest.mark.parametrize("text", ["# no metadata\n", "---\n- a list\n---\n", "---\na: [\n---\n", ""])
+def test_validate_metadata_needs_metadata(text: str) -> None:
+    """A card without readable metadata is refused with one message."""
+    with pytest.raises(ArgumentError, match="metadata"):
+        validate_metadata(text)
+
+
+def test_validate_metadata_takes_a_data_set_called_todo() -> None:
+    """A user's own name is not taken for a gap."""
+    validate_metadata(render_card(changed(record(), data={"name": "todo"})))
