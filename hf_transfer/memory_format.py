@@ -23,5 +23,5 @@ def set_memory_format(model: nn.Module, memory_format: str) -> torch.memory_form
     last = memory_format == "channels_last" or (memory_format == "auto" and convolutional)
     chosen = torch.channels_last if last else torch.contiguous_format
     if memory_format != "default":
-        model.to(memory_format=chosen)  # type: ignore[call-overload]
+        model.to(memory_format=chosen)
     return chosen

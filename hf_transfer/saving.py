@@ -29,9 +29,10 @@ def complete_timm_config(model: nn.Module, processor: Any = None) -> None:
     config.model_args = config.model_args or {}
     # A configuration that was loaded with label names keeps the old ones beside a new id2label.
     config.label_names = [config.id2label[index] for index in range(config.num_labels)]
-    settings = getattr(processor, "pretrained_cfg", None) or getattr(config, "pretrained_cfg", None)
-    if settings is not None:
-        config.pretrained_cfg = {k: v for k, v in copy.deepcopy(settings).items() if k != "num_classes"}
+    settings = copy.deepcopy(getattr(config, "pretrained_cfg", None) or {})
+    settings |= copy.deepcopy(getattr(processor, "pretrained_cfg", None) or {})
+    settings.pop("num_classes", None)
+    config.pretrained_cfg = settings
 
 
 def strip_timm_prefix(folder: str | Path) -> None:

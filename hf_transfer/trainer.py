@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_optimizer import is_optimizer_factory
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_transfer.errors import NonFiniteLossError, PlanError
 from hf_transfer.initialise import draw_random_weights
@@ -126,6 +127,7 @@ class TransferTrainer(Trainer):
 
     def _start_plan(self, args: TrainingArguments, steps_per_epoch: int) -> ResolvedPlan:
         assert self.plan is not None
+        _check_processes(self.plan, args)
         if self.plan.init == "random":
             draw_random_weights(self.model, args.seed)
         set_memory_format(self.model, getattr(args, "memory_format", "default"))
@@ -188,8 +190,16 @@ class TransferTrainer(Trainer):
         """Run one forward and backward pass; a loss that is not finite stops the run before the weights are hurt."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss).all():
-            raise NonFiniteLossError(self._non_finite_message(float(loss)))
+            raise NonFiniteLossError(self._non_finite_message("loss", float(loss), self.state.global_step + 1))
         return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate as Trainer does; during training, a loss that is not finite stops the run before it is saved."""
+        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
+        bad = [name for name, value in metrics.items() if name.endswith("_loss") and not math.isfinite(value)]
+        if bad and self.is_in_train:
+            raise NonFiniteLossError(self._non_finite_message(bad[0], metrics[bad[0]], self.state.global_step))
+        return metrics
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save as Trainer does; a timm model so that timm can load it, too."""
@@ -206,14 +216,22 @@ class TransferTrainer(Trainer):
             logs["phase"] = self._phase_callback.phase_name  # type: ignore[assignment]
         super().log(logs, start_time)
 
-    def _non_finite_message(self, loss: float) -> str:
+    def _non_finite_message(self, what: str, value: float, step: int) -> str:
         phase = f", phase {self._phase_callback.phase_name!r}" if self._phase_callback is not None else ""
-        last = get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).is_dir() else None
-        kept = f"The last good checkpoint is {last}." if last else "No checkpoint had been saved."
-        return (
-            f"The loss became {loss} at step {self.state.global_step + 1} (epoch {self.state.epoch or 0:.2f}{phase}). "
-            f"{kept} Lower the learning rate, or look for broken images or labels in the training data."
+        # A checkpoint of the present step holds the very weights that gave this loss.
+        earlier = sorted(n for n in _checkpoint_steps(self.args.output_dir) if n < self.state.global_step)
+        kept = (
+            f"The last good checkpoint is checkpoint-{earlier[-1]}" if earlier else "No good checkpoint had been saved"
         )
+        return (
+            f"The {what} became {value} at step {step} (epoch {self.state.epoch or 0:.2f}{phase}). {kept} in "
+            f"{self.args.output_dir}. Lower the learning rate, or look for broken images or labels in the data."
+        )
+
+
+def _checkpoint_steps(folder: str | None) -> list[int]:
+    found = Path(folder or ".").glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    return [int(path.name.rpartition("-")[2]) for path in found if path.name.rpartition("-")[2].isdigit()]
 
 
 def _agreed_plan(plan: TransferPlan | None, args: TrainingArguments) -> TransferPlan | None:
@@ -223,6 +241,20 @@ def _agreed_plan(plan: TransferPlan | None, args: TrainingArguments) -> Transfer
             "A plan and a recipe (or plan file) in the arguments contradict each other: give one of the two."
         )
     return plan if plan is not None else from_arguments
+
+
+def _check_processes(plan: TransferPlan, args: TrainingArguments) -> None:
+    if args.n_gpu > 1:
+        raise PlanError(
+            "A plan cannot be trained with nn.DataParallel, which Trainer uses for several devices in one process. "
+            "Start it with `accelerate launch`, or show one device only (CUDA_VISIBLE_DEVICES=0)."
+        )
+    if args.world_size > 1 and len(plan.phases) > 1:
+        # Changing requires_grad after DDP has wrapped the model makes the ranks diverge without a word.
+        raise PlanError(
+            f"A plan of several phases ({', '.join(phase.name for phase in plan.phases)}) can be trained in one "
+            f"process only, found {args.world_size}. Use one process, or a recipe of one phase such as last_blocks."
+        )
 
 
 def _replaced(args: TrainingArguments, **changes: Any) -> TrainingArguments:

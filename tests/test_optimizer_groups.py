@@ -1,4 +1,4 @@
-"""hf_transfer.optimizer_groups: each trained parameter in exactly one named group, at the rate that the table shows."""
+"""hf_transfer.optimizer_groups: each trained parameter in exactly one named group, at the rate of the table."""
 
 from __future__ import annotations
 

@@ -248,10 +248,48 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     model = tiny.vit()
     start = copy.deepcopy(model.state_dict())
     trainer = ht.TransferTrainer(model, arguments(tmp_path), train_dataset=data, plan=ht.recipes.linear_probe())
-    (tmp_path / "checkpoint-1").mkdir(parents=True)
-    with pytest.raises(NonFiniteLossError, match=r"nan at step 1 .*'linear probe'.*checkpoint-1"):
+    with pytest.raises(NonFiniteLossError, match=r"loss became nan at step 1 .*'linear probe'.*No good checkpoint"):
         trainer.train()
     assert all(torch.equal(v, start[k]) for k, v in model.state_dict().items())
+
+
+def test_checkpoint_of_the_hurt_weights_is_not_called_good(tmp_path: Path) -> None:
+    """When step 2 hurts the weights, the last good checkpoint is that of step 1, not that of step 2."""
+
+    class Hurt(transformers.TrainerCallback):
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            if state.global_step == 1:
+                model.classifier.weight.data.fill_(torch.nan)
+
+    args = arguments(tmp_path, save_strategy="steps", save_steps=1)
+    trainer = ht.TransferTrainer(
+        tiny.vit(), args, train_dataset=RandomImages(), callbacks=[Hurt()], plan=ht.recipes.linear_probe()
+    )
+    with pytest.raises(NonFiniteLossError, match=r"at step 3 .*last good checkpoint is checkpoint-1 "):
+        trainer.train()
+    assert (tmp_path / "checkpoint-1" / "model.safetensors").is_file()
+
+
+def test_evaluation_loss_that_is_not_finite_stops_before_the_save(tmp_path: Path) -> None:
+    """With one checkpoint kept, weights that give a NaN evaluation loss do not replace it."""
+
+    class Hurt(transformers.TrainerCallback):
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            if state.global_step == 7:
+                model.classifier.weight.data.fill_(torch.nan)
+
+    every = {"save_strategy": "epoch", "eval_strategy": "epoch", "save_total_limit": 1, "num_train_epochs": 3}
+    trainer = ht.TransferTrainer(
+        tiny.vit(),
+        arguments(tmp_path, **every),
+        train_dataset=RandomImages(),
+        eval_dataset=RandomImages(),
+        callbacks=[Hurt()],
+        plan=ht.recipes.linear_probe(),
+    )
+    with pytest.raises(NonFiniteLossError, match=r"eval_loss became nan at step 8 .*checkpoint-4 "):
+        trainer.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
 
 
 def test_early_stopping_and_best_model(tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""The command line: `hf-transfer COMMAND`. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from hf_transfer.errors import TransferError
+
+COMMANDS = {
+    "train": "fine-tune an image classifier: load, check, train, evaluate, write checkpoint, card and figures",
+    "inspect": "show the layer groups of a model, and what a recipe would train",
+    "evaluate": "measure a trained model on a data set",
+    "demo": "run the main job on the embedded model and images, offline",
+    "doctor": "examine the environment: versions, devices, the name collision with the retired downloader",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: The arguments after the program's name; None takes those of the process.
+
+    Returns:
+        0 on success, 1 on a failure that was reported in one message on stderr, 2 on bad usage.
+    """
+    arguments, debug = _split_debug(list(sys.argv[1:] if argv is None else argv))
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _say(_overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from hf_transfer import __version__
+
+        _say(f"hf-transfer-learning {__version__}")
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    if command not in COMMANDS:
+        _complain(f"there is no command {command!r}. The commands are: {', '.join(COMMANDS)}.")
+        return 2
+    try:
+        status: int = importlib.import_module(f"hf_transfer.cli.{command}").run(rest)
+        return status
+    except Exception as error:
+        if debug:
+            raise
+        return _report(error)
+    except KeyboardInterrupt:
+        _complain("interrupted.")
+        return 1
+
+
+def _report(error: Exception) -> int:
+    if isinstance(error, TransferError):
+        _complain(" ".join(str(error).split()))
+    elif isinstance(error, OSError) and error.errno is not None:
+        _complain(f"{error.strerror}: {error.filename or 'no file named'}. {_advice(error)}")
+    else:
+        text = " ".join(str(error).split())[:500]
+        _complain(f"unexpected {type(error).__name__}: {text}. Run it again with --debug to see where, and report it.")
+    return 1
+
+
+def _advice(error: OSError) -> str:
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "Free some space and run the command again; checkpoints that were complete are kept."
+    return "Check the path and its permissions."
+
+
+def _split_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """Take a bare `--debug` out; with a value it is Trainer's own flag and stays."""
+    kept: list[str] = []
+    debug = False
+    for position, argument in enumerate(arguments):
+        following = arguments[position + 1] if position + 1 < len(arguments) else "--"
+        if argument == "--debug" and following.startswith("-"):
+            debug = True
+        else:
+            kept.append(argument)
+    return kept, debug
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: hf-transfer COMMAND [--flags] [--config FILE.yaml]",
+            "",
+            "Transfer learning for image classifiers of transformers and timm.",
+            "",
+            *lines,
+            "",
+            "`hf-transfer COMMAND --help` lists its flags; --debug shows tracebacks, --version the version.",
+        ]
+    )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"hf-transfer: error: {text}\n")

@@ -1,0 +1,64 @@
+"""`hf-transfer demo`: the main job on an ImageNet model and images that come with the package, offline."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Image size and lengths are chosen for two minutes on two cores; README.md has the accuracies.
+SETTINGS = {
+    "image_size": "96",
+    "recipe": "lp_ft",
+    "recipe_options": '{"probe_epochs": 2, "probe_lr_ratio": 10, "train": "blocks:11", "layer_decay": 0.9}',
+    "learning_rate": "1e-3",
+    "num_train_epochs": "3",
+    "augmentation": "light",
+    "seed": "0",
+}
+
+
+@dataclass
+class DemoOptions:
+    """Where to."""
+
+    output_dir: str = field(default="hf-transfer-demo", metadata={"help": "Folder for the results."})
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command."""
+    # Before huggingface_hub is imported: it reads the variable once.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from hf_transfer.cli.options import ModelOptions, TrainDataOptions, parse
+    from hf_transfer.cli.terminal import Terminal
+    from hf_transfer.cli.train import DEFAULTS, Job, train
+    from hf_transfer.demo import demo_data_folder
+    from hf_transfer.demo.weights import write_lite0_checkpoint
+    from hf_transfer.training_args import TransferArguments
+
+    options, _ = parse((DemoOptions,), argv, "demo", __doc__ or "")
+    terminal = Terminal(sys.stdout)
+    terminal.heading("Demo: an ImageNet EfficientNet-Lite0 learns ten kinds of clothes from 2,000 small grey images")
+    with tempfile.TemporaryDirectory() as temporary:
+        checkpoint = write_lite0_checkpoint(Path(temporary) / "tf_efficientnet_lite0")
+        flags = {"model_name_or_path": str(checkpoint), "dataset": str(demo_data_folder())}
+        flags |= SETTINGS | {"output_dir": options.output_dir}
+        words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+        model, data, args, _ = parse((ModelOptions, TrainDataOptions, TransferArguments), words, "demo", "", DEFAULTS)
+        train(Job(model, data, args, ("hf-transfer", "demo", *argv), overwrite=_is_demo(Path(options.output_dir))))
+    terminal.heading("Next")
+    terminal.text("hf-transfer train --model_name_or_path MODEL --dataset FOLDER --output_dir RESULTS")
+    return 0
+
+
+def _is_demo(folder: Path) -> bool:
+    """Whether the folder holds an earlier demo, which may be replaced."""
+    try:
+        command = json.loads((folder / "run.json").read_text(encoding="utf-8"))["command"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return str(command).startswith("hf-transfer demo")

@@ -1,0 +1,92 @@
+"""`hf-transfer inspect`: the layer groups of a model, and what a recipe would train at which learning rate."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import nn
+
+from hf_transfer import recipes
+from hf_transfer.cli.options import parse
+from hf_transfer.cli.terminal import Terminal, quiet_libraries
+from hf_transfer.errors import ArgumentError
+from hf_transfer.models import load_structure
+from hf_transfer.plan import TransferPlan, align
+from hf_transfer.registry import ModelWrapper, architecture_name, wrap
+
+
+@dataclass
+class InspectOptions:
+    """Which model, and under which plan."""
+
+    model_name_or_path: str = field(
+        metadata={"help": "Hub id or local folder; only its configuration is read, no weights."}
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the repository."})
+    recipe: str | None = field(default=None, metadata={"help": "Recipe, one of: " + ", ".join(recipes.names())})
+    recipe_options: str | None = field(default=None, metadata={"help": "Options of the recipe as JSON."})
+    plan: str | None = field(default=None, metadata={"help": "JSON file with a plan, instead of a recipe."})
+    learning_rate: float | None = field(default=None, metadata={"help": "Default: that of the recipe in `train`."})
+    granularity: str = field(default="block", metadata={"help": "block or stage.", "choices": ["block", "stage"]})
+    json: bool = field(default=False, metadata={"help": "Print JSON."})
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command; the model may also be given as the first word."""
+    words = list(argv)
+    if words and not words[0].startswith("-"):
+        words = ["--model_name_or_path", *words]
+    options, _ = parse((InspectOptions,), words, "inspect", __doc__ or "")
+    quiet_libraries()
+    model = load_structure(options.model_name_or_path, options.model_revision)
+    plan = _plan(options)
+    rate = options.learning_rate or recipes.default_learning_rate(options.recipe or "")
+    wrapper = wrap(model, options.granularity)
+    terminal = Terminal(sys.stdout)
+    if options.json:
+        terminal.text(json.dumps(_as_dict(model, wrapper, plan, rate), indent=2))
+        return 0
+    terminal.heading(f"{architecture_name(model)}: {sum(p.numel() for p in model.parameters()):,} parameters")
+    terminal.text(plan.describe(model, rate) if plan is not None else _table(model, wrapper))
+    return 0
+
+
+def _plan(options: InspectOptions) -> TransferPlan | None:
+    if options.plan is not None:
+        if options.recipe is not None:
+            raise ArgumentError("Give either --plan or --recipe, not both.")
+        return TransferPlan.load(options.plan)
+    if options.recipe is None:
+        return None
+    try:
+        settings = json.loads(options.recipe_options or "{}")
+    except ValueError as error:
+        raise ArgumentError(f"--recipe_options must be JSON, found {options.recipe_options!r}.") from error
+    return recipes.get(options.recipe, **settings)
+
+
+def _as_dict(model: nn.Module, wrapper: ModelWrapper, plan: TransferPlan | None, rate: float) -> dict[str, Any]:
+    counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    groups = [asdict(g) | {"parameters": sum(counts[n] for n in g.parameter_names)} for g in wrapper.layer_groups]
+    return {
+        "architecture": architecture_name(model),
+        "source": wrapper.source,
+        "parameters": sum(counts.values()),
+        "groups": groups,
+        "plan": plan.to_dict() if plan is not None else None,
+        "learning_rate": rate if plan is not None else None,
+    }
+
+
+def _table(model: nn.Module, wrapper: ModelWrapper) -> str:
+    counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    rows = [("#", "group", "role", "parameters", "modules")]
+    for group in wrapper.layer_groups:
+        count = sum(counts[name] for name in group.parameter_names)
+        modules = ", ".join(group.module_names[:3]) + (", ..." if len(group.module_names) > 3 else "")
+        rows.append((str(group.index), group.name, group.role, f"{count:,}", modules))
+    return align(rows)

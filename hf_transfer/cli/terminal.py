@@ -1,0 +1,73 @@
+"""What the commands print: headings and tables on stdout, warnings on stderr."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from hf_transfer.data import ImageData
+    from hf_transfer.evaluation import EvaluationReport
+
+
+class Terminal:
+    """Writes for people; silent on all processes but the first."""
+
+    def __init__(self, stream: TextIO, enabled: bool = True) -> None:
+        self._console = Console(file=stream, quiet=not enabled, highlight=False, soft_wrap=True, markup=False)
+
+    def heading(self, text: str) -> None:
+        """Start a section."""
+        self._console.print(f"\n{text}", style="bold")
+
+    def text(self, text: str) -> None:
+        """Print text as it is."""
+        self._console.print(text)
+
+    def data(self, data: ImageData) -> None:
+        """Print the number of images in each split, and what was skipped."""
+        table = Table(box=None, pad_edge=False)
+        for column in ("split", "images", "classes", "smallest class", "largest class"):
+            table.add_column(column, justify="left" if column == "split" else "right")
+        for split, counts in data.counts.items():
+            sizes = [count for count in counts.values() if count]
+            table.add_row(split, f"{sum(sizes):,}", str(len(sizes)), f"{min(sizes):,}", f"{max(sizes):,}")
+        self._console.print(table)
+        if data.skipped:
+            self.text(f"{len(data.skipped)} images could not be read and are left out; run.json lists them.")
+
+    def results(self, reports: Sequence[EvaluationReport]) -> None:
+        """Print the metrics of each split."""
+        for report in reports:
+            self.heading(f"Evaluation on {report.split} ({report.n:,} images)")
+            self.text(report.table())
+
+    def files(self, folder: Path) -> None:
+        """Print where the results are, and how to load the model."""
+        self.heading("Files")
+        self.text(f"{folder}: model, processor, README.md (the card), report.html, figures/, run.json")
+        self.heading("Use")
+        self.text(f'transformers.pipeline("image-classification", "{folder}")')
+
+
+def quiet_libraries() -> None:
+    """Leave the terminal to our tables: other libraries' notes only from warnings upwards, ours marked as such."""
+    from transformers.utils import logging as transformers_logging
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    transformers_logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("hf-transfer: %(levelname)s: %(message)s"))
+    ours = logging.getLogger("hf_transfer")
+    if not ours.handlers:
+        ours.addHandler(handler)
+        ours.propagate = False
+    ours.setLevel(logging.WARNING)

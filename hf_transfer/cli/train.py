@@ -1,0 +1,199 @@
+"""`hf-transfer train`: the main job, from images to an evaluated, saved and described model."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hf_transfer import recipes
+from hf_transfer.cli.evaluate import evaluate_split
+from hf_transfer.cli.options import ModelOptions, TrainDataOptions, parse
+from hf_transfer.cli.record import make_record
+from hf_transfer.cli.terminal import Terminal, quiet_libraries
+from hf_transfer.data import ImageData, collate, eval_transform, load, train_transform, with_image_size
+from hf_transfer.errors import ArgumentError
+from hf_transfer.evaluation import make_compute_metrics
+from hf_transfer.models import LoadedModel, check_image_size, load_for_training
+from hf_transfer.outputs import RunFolder, SplitResult, write_results
+from hf_transfer.privacy import check_private
+from hf_transfer.trainer import TransferTrainer
+from hf_transfer.training_args import TransferArguments, plan_from_arguments
+
+DESCRIPTION = "Fine-tune an image classifier by a recipe or plan. The recipes are: " + ", ".join(recipes.names()) + "."
+DEFAULTS: Mapping[str, Any] = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,
+    "logging_steps": 10,
+    "report_to": "none",
+    "remove_unused_columns": False,
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.1,
+    "weight_decay": 0.05,
+    "dataloader_pin_memory": torch.cuda.is_available(),
+}
+DEFAULT_RECIPE = "lp_ft"
+
+
+@dataclass
+class OutputOptions:
+    """What happens to an existing output folder."""
+
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Remove the files of an earlier run from the output folder first."}
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a run of the main job is told."""
+
+    model: ModelOptions
+    data: TrainDataOptions
+    args: TransferArguments
+    command: tuple[str, ...]
+    overwrite: bool = False
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command."""
+    types = (ModelOptions, TrainDataOptions, OutputOptions, TransferArguments)
+    model, data, output, args, given = parse(types, argv, "train", DESCRIPTION, DEFAULTS)
+    settle_recipe(args, given)
+    train(Job(model, data, args, ("hf-transfer", "train", *argv), output.overwrite_output_dir))
+    return 0
+
+
+def settle_recipe(args: TransferArguments, given: frozenset[str]) -> None:
+    """Choose the recipe and the learning rate where none was given."""
+    if args.plan is None and args.recipe is None:
+        args.recipe = DEFAULT_RECIPE
+    if "learning_rate" not in given:
+        args.learning_rate = recipes.default_learning_rate(args.recipe or "")
+
+
+def train(job: Job) -> None:
+    """Load, train, evaluate, save and describe.
+
+    Raises:
+        TransferError: The model, the data, the plan or the output folder cannot be used.
+    """
+    args = job.args
+    if args.output_dir is None:
+        raise ArgumentError("Where to put the results? Give --output_dir FOLDER.")
+    args.resume_from_checkpoint = _resume(args.resume_from_checkpoint)
+    quiet_libraries()
+    terminal = Terminal(sys.stdout, enabled=args.process_index == 0)
+    folder = RunFolder(Path(args.output_dir), resume=bool(args.resume_from_checkpoint), overwrite=job.overwrite)
+    if args.process_index == 0:
+        folder.check()
+    with args.main_process_first(desc="load the data"):
+        data = _load_data(job.data)
+    loaded = _load_model(job, data)
+    compute_metrics = make_compute_metrics(data.label_names, tuple(job.data.metrics or ()))
+    plan = plan_from_arguments(args)
+    assert plan is not None
+    table = plan.describe(loaded.model, args.learning_rate)
+    check_private(data.to_dict())
+    if args.process_index == 0:
+        folder.check_space(loaded.model, None if args.save_strategy == "no" else args.save_total_limit)
+        folder.prepare()
+    trainer = _make_trainer(job, data, loaded, compute_metrics)
+    terminal.heading(f"Data: {data.name}")
+    terminal.data(data)
+    terminal.heading(f"What will be trained: {loaded.base.architecture}")
+    terminal.text(table)
+    _train_and_write(job, trainer, data, loaded, folder.path, terminal)
+
+
+def _train_and_write(
+    job: Job, trainer: TransferTrainer, data: ImageData, loaded: LoadedModel, folder: Path, terminal: Terminal
+) -> None:
+    terminal.heading("Training")
+    started = time.perf_counter()
+    result = trainer.train(resume_from_checkpoint=job.args.resume_from_checkpoint)
+    trained = time.perf_counter()
+    trainer.save_model()
+    results = _evaluate(trainer, data)
+    evaluated = time.perf_counter()
+    if trainer.is_world_process_zero():
+        trainer.save_metrics("train", result.metrics)
+        trainer.save_state()
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, with the Hub token in plain text
+        record = make_record(
+            trainer,
+            data,
+            loaded.base,
+            {result.report.split: result.report for result in results},
+            command=job.command,
+            split_seed=job.data.split_seed,
+            augmentation=job.data.augmentation,
+            train_seconds=trained - started,
+            evaluation_seconds=evaluated - trained,
+        )
+        write_results(folder, record, results)
+    terminal.results([result.report for result in results])
+    terminal.files(folder)
+
+
+def _load_data(options: TrainDataOptions) -> ImageData:
+    return load(
+        options.dataset,
+        image_column=options.image_column,
+        label_column=options.label_column,
+        split_seed=options.split_seed,
+        skip_bad_images=options.skip_bad_images,
+        revision=options.dataset_revision,
+        config_name=options.dataset_config,
+    )
+
+
+def _load_model(job: Job, data: ImageData) -> LoadedModel:
+    options = job.model
+    loaded = load_for_training(
+        options.model_name_or_path,
+        data.label_names,
+        revision=options.model_revision,
+        reset_head=options.reset_head,
+        seed=job.args.seed,
+    )
+    if options.image_size is None:
+        return loaded
+    check_image_size(loaded.model, options.image_size)
+    return replace(loaded, processor=with_image_size(loaded.processor, options.image_size))
+
+
+def _make_trainer(job: Job, data: ImageData, loaded: LoadedModel, compute_metrics: Any) -> TransferTrainer:
+    assert data.train is not None and data.validation is not None
+    return TransferTrainer(
+        model=loaded.model,
+        args=job.args,
+        data_collator=collate,
+        train_dataset=data.train.with_transform(train_transform(loaded.processor, job.data.augmentation)),
+        eval_dataset=data.validation.with_transform(eval_transform(loaded.processor)),
+        processing_class=loaded.processor,
+        compute_metrics=compute_metrics,
+    )
+
+
+def _evaluate(trainer: TransferTrainer, data: ImageData) -> list[SplitResult]:
+    """Evaluate the evaluation split and, where there is one beside it, the test split."""
+    results = []
+    splits = {"eval": (data.evaluation_split, data.validation), "test": ("test", data.test)}
+    for prefix, (name, images) in splits.items():
+        if images is not None:
+            transformed = images.with_transform(eval_transform(trainer.processing_class))
+            results.append(evaluate_split(trainer, transformed, images, name, prefix))
+    return results
+
+
+def _resume(value: str | None) -> str | bool | None:
+    return {"true": True, "false": None, "": None}.get((value or "").lower(), value)

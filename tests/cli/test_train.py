@@ -1,0 +1,391 @@
+"""hf-transfer train and evaluate: the main job from images to a described model, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pyarrow.parquet
+import pytest
+from safetensors.torch import load_file
+
+import hf_transfer as ht
+from hf_transfer.cli import main
+from hf_transfer.run_record import RunRecord
+from tests.checkpoints import save_timm_resnet, save_vit
+from tests.image_files import write_classes
+
+LABELS = ("ant", "bee", "cat", "dog")
+QUICK = ("--num_train_epochs", "1", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for split, count, seed in (("train", 8, 0), ("validation", 4, 1000), ("test", 3, 2000)):
+        write_classes(folder / split, dict.fromkeys(LABELS, count), seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_vit(tmp_path_factory.mktemp("models") / "tiny-vit")
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_timm_resnet(tmp_path_factory.mktemp("models") / "tiny-resnet")
+
+
+def _train(model: Path, images: Path | str, output: Path, *flags: str) -> int:
+    required = ("--model_name_or_path", str(model), "--dataset", str(images), "--output_dir", str(output))
+    return main(["train", *required, *QUICK, *flags])
+
+
+@pytest.fixture(scope="module")
+def finished(resnet: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a timm model in two phases."""
+    output = tmp_path_factory.mktemp("runs") / "resnet"
+    assert _train(resnet, images, output, "--recipe", "lp_ft", "--recipe_options", '{"probe_epochs": 1}') == 0
+    return output
+
+
+def test_output_folder_holds_what_the_contract_says(finished: Path) -> None:
+    """Model, card, plan, record, results, predictions, figures and report are there, and no pickle."""
+    names = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
+    top = {name for name in names if not name.startswith("checkpoint-")}
+    assert top >= {
+        "config.json",
+        "model.safetensors",
+        "README.md",
+        "transfer_plan.json",
+        "run.json",
+        "all_results.json",
+        "train_results.json",
+        "eval_results.json",
+        "test_results.json",
+        "predictions.parquet",
+        "predictions_test.parquet",
+        "report.html",
+        "figures/learning_curves.png",
+        "figures/layer_plan.png",
+        "figures/confusion_matrix.png",
+        "figures/worst_mistakes.png",
+    }
+    assert not [name for name in top if name.endswith((".bin", ".pt", ".pth", ".pkl", ".tmp"))]
+
+
+def test_record_tells_the_run_and_nothing_private(finished: Path, images: Path) -> None:
+    """run.json reads back, agrees with eval_results.json and the plan, and holds no absolute path."""
+    record = RunRecord.load(finished / "run.json")
+    results = json.loads((finished / "eval_results.json").read_text())
+    assert record.evaluation["validation"]["metrics"]["accuracy"]["value"] == results["eval_accuracy"]
+    assert record.evaluation["test"]["n"] == 12
+    assert record.data["label_names"] == list(LABELS)
+    assert record.training["steps"] == 8
+    assert record.base_model["id"] == "tiny-resnet"
+    plan = ht.TransferPlan.load(finished / "transfer_plan.json")
+    assert [phase.name for phase in plan.phases] == ["linear probe", "fine-tune"]
+    for name in ("run.json", "README.md", "transfer_plan.json", "report.html", "config.json"):
+        text = (finished / name).read_text()
+        assert str(images.parent) not in text
+        assert str(Path.home()) not in text
+
+
+def test_card_shows_the_rates_of_the_plan(finished: Path) -> None:
+    """The card says which group was frozen in the probe and at which rate the head trained."""
+    card = (finished / "README.md").read_text()
+    head = next(line for line in card.splitlines() if line.startswith("|") and "| head |" in line)
+    stem = next(line for line in card.splitlines() if line.startswith("|") and "| stem |" in line)
+    assert "frozen" in stem
+    assert "0.02" in head
+    assert "0.002" in head
+
+
+_LOADS_WITHOUT_US = """
+import json, sys
+sys.modules["hf_transfer"] = None  # any import of it fails
+import numpy as np, timm, torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+folder, image = sys.argv[1:3]
+model = AutoModelForImageClassification.from_pretrained(folder).eval()
+pixels = AutoImageProcessor.from_pretrained(folder)(Image.open(image), return_tensors="pt")["pixel_values"]
+with torch.inference_mode():
+    logits = {"transformers": model(pixels).logits[0]}
+    if model.config.model_type == "timm_wrapper":
+        logits["timm"] = timm.create_model("local-dir:" + folder, pretrained=True).eval()(pixels)[0]
+scores = {row["label"]: row["score"] for row in pipeline("image-classification", folder)(image, top_k=4)}
+print(json.dumps({
+    "probabilities": {name: value.softmax(-1).tolist() for name, value in logits.items()},
+    "pipeline": scores, "labels": [model.config.id2label[i] for i in range(4)],
+}))
+"""
+
+
+def _loaded_without_us(folder: Path, image: Path) -> dict[str, Any]:
+    command = [sys.executable, "-c", _LOADS_WITHOUT_US, str(folder), str(image)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["timm", "transformers"])
+def test_model_loads_everywhere_without_hf_transfer(
+    kind: str, finished: Path, vit: Path, images: Path, tmp_path: Path
+) -> None:
+    """transformers, pipeline and timm load the folder without this library and give the trainer's probabilities."""
+    folder = finished
+    if kind == "transformers":
+        folder = tmp_path / "vit"
+        assert _train(vit, images, folder, "--recipe", "linear_probe") == 0
+    rows = pyarrow.parquet.read_table(folder / "predictions.parquet").to_pylist()
+    found = _loaded_without_us(folder, images / "validation" / rows[5]["name"].removeprefix("validation/"))
+    assert found["labels"] == list(LABELS)
+    expected = rows[5]["probabilities"]
+    assert set(found["probabilities"]) == ({"transformers", "timm"} if kind == "timm" else {"transformers"})
+    for probabilities in found["probabilities"].values():
+        assert probabilities == pytest.approx(expected, abs=1e-5)
+    assert [found["pipeline"][label] for label in LABELS] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_launcher_config_and_command_do_the_same(vit: Path, images: Path, tmp_path: Path) -> None:
+    """`accelerate launch -m hf_transfer train --config` gives the same weights as `hf-transfer train` with flags."""
+    assert _train(vit, images, tmp_path / "flags", "--recipe", "last_blocks", "--recipe_options", '{"k": 1}') == 0
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"model_name_or_path: {vit}\ndataset: {images}\noutput_dir: {tmp_path / 'launched'}\nnum_train_epochs: 1\n"
+        "per_device_train_batch_size: 8\nlearning_rate: 1e-3\nrecipe: last_blocks\nrecipe_options: {k: 1}\n"
+    )
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    command = [*launch, "-m", "hf_transfer", "train", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("flags", "launched"))
+    assert first.keys() == second.keys()
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_terminal_shows_the_plan_before_and_the_metrics_after(
+    vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """stdout has the data, the table of what is trained, the metrics with intervals, and the line that loads."""
+    assert _train(vit, images, tmp_path / "run", "--recipe", "linear_probe") == 0
+    shown = capsys.readouterr().out
+    order = ["photos", "What will be trained", "frozen", "vit.layers.0", "95 % interval", "Accuracy", "pipeline("]
+    positions = [shown.index(words) for words in order]
+    assert positions == sorted(positions)
+
+
+def test_evaluate_gives_the_runs_own_metrics(
+    finished: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """evaluate on the same split finds the accuracy that the run recorded, and writes predictions and figures."""
+    output = tmp_path / "evaluation"
+    words = ["evaluate", str(finished), "--dataset", str(images), "--split", "test", "--output_dir", str(output)]
+    assert main(words) == 0
+    found = json.loads((output / "evaluation.json").read_text())
+    recorded = RunRecord.load(finished / "run.json").evaluation["test"]
+    assert found["metrics"] == recorded["metrics"]
+    assert (output / "figures" / "confusion_matrix.png").is_file()
+    assert "Accuracy" in capsys.readouterr().out
+
+
+def test_inspect_shows_groups_and_rates(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """inspect prints the groups, and with a recipe the rates, as a table and as JSON; no weights are read."""
+    assert main(["inspect", str(finished), "--recipe", "last_blocks", "--learning_rate", "0.5"]) == 0
+    table = capsys.readouterr().out
+    assert "frozen" in table
+    assert "head   " in table
+    assert main(["inspect", "--model_name_or_path", str(finished), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["architecture"] == "timm:resnet18"
+    assert shown["groups"][-1]["role"] == "head"
+
+
+def test_resume_goes_on_with_the_same_run(vit: Path, images: Path, tmp_path: Path) -> None:
+    """--resume_from_checkpoint true goes on in the folder and ends where an uninterrupted run ends."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    flags = ("--recipe", "linear_probe", "--num_train_epochs", "2", "--save_total_limit", "2")
+    assert _train(vit, images, whole, *flags) == 0
+    shutil.copytree(whole / "checkpoint-4", broken / "checkpoint-4")
+    assert _train(vit, images, broken, *flags, "--resume_from_checkpoint", "true") == 0
+    first, second = load_file(whole / "model.safetensors"), load_file(broken / "model.safetensors")
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_overwrite_replaces_a_run_and_nothing_else(vit: Path, images: Path, tmp_path: Path) -> None:
+    """--overwrite_output_dir removes the files of the earlier run; a stranger's file stays."""
+    output = tmp_path / "run"
+    assert _train(vit, images, output, "--recipe", "linear_probe") == 0
+    (output / "notes.txt").write_text("mine")
+    assert _train(vit, images, output, "--recipe", "linear_probe", "--overwrite_output_dir") == 0
+    assert (output / "notes.txt").read_text() == "mine"
+
+
+def _odd_images(folder: Path) -> Path:
+    """One class folder with every mode that image files come in."""
+    rgb = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8))
+    rgb.convert("L").save(folder / "grey.png")
+    rgb.convert("CMYK").save(folder / "cmyk.jpg")
+    rgb.convert("P").save(folder / "palette.png")
+    rgb.convert("RGBA").save(folder / "rgba.png")
+    PIL.Image.fromarray(np.arange(2400, dtype=np.uint16).reshape(40, 60) * 27).save(folder / "deep.png")
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    rgb.save(folder / "rotated.jpg", exif=exif)
+    return folder
+
+
+def test_odd_images_are_trained_on(vit: Path, images: Path, tmp_path: Path) -> None:
+    """Greyscale, CMYK, palette, RGBA, 16-bit and EXIF-rotated images go through the whole job."""
+    photos = tmp_path / "photos"
+    shutil.copytree(images, photos)
+    _odd_images(photos / "train" / "ant")
+    assert _train(vit, photos, tmp_path / "run", "--recipe", "linear_probe") == 0
+    record = RunRecord.load(tmp_path / "run" / "run.json")
+    assert record.data["counts"]["train"]["ant"] == 14
+    assert record.data["skipped"] == []
+
+
+def test_unreadable_image_is_skipped_counted_and_listed(
+    vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Above 1 % unreadable images are an error; with --skip_bad_images they are left out and listed in run.json."""
+    photos = tmp_path / "photos"
+    shutil.copytree(images, photos)
+    (photos / "train" / "ant" / "broken.png").write_bytes(b"no image")
+    assert _train(vit, photos, tmp_path / "run", "--recipe", "linear_probe") == 1
+    assert "--skip_bad_images" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert _train(vit, photos, tmp_path / "run", "--recipe", "linear_probe", "--skip_bad_images") == 0
+    skipped = RunRecord.load(tmp_path / "run" / "run.json").data["skipped"]
+    assert [entry["name"] for entry in skipped] == ["train/ant/broken.png"]
+
+
+def _one_class(photos: Path) -> None:
+    for split in photos.iterdir():
+        for label in LABELS[1:]:
+            shutil.rmtree(split / label)
+
+
+def _no_images(photos: Path) -> None:
+    shutil.rmtree(photos)
+    photos.mkdir()
+    (photos / "notes.txt").write_text("no images here")
+
+
+def _other_labels(photos: Path) -> None:
+    (photos / "validation" / "dog").rename(photos / "validation" / "wolf")
+
+
+def _empty_split(photos: Path) -> None:
+    for file in (photos / "validation").rglob("*.png"):
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [(_no_images, "image"), (_one_class, "class"), (_other_labels, "wolf"), (_empty_split, "validation")],
+)
+def test_bad_data_give_one_line(
+    spoil: Any, message: str, vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No images, one class, unknown labels and an empty split end with exit code 1, one line, and no output folder."""
+    photos = tmp_path / "photos"
+    shutil.copytree(images, photos)
+    spoil(photos)
+    assert _train(vit, photos, tmp_path / "run") == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hf-transfer: error:")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--model_name_or_path", "no/such-model"), "no/such-model"),
+        (("--recipe", "nonsense"), "no recipe 'nonsense'"),
+        (("--recipe", "last_blocks", "--recipe_options", '{"k": 99}'), "asks for 99 groups, but there are 3"),
+        (("--recipe", "lp_ft", "--recipe_options", '{"train": "from:nowhere"}'), "'nowhere' fits no group"),
+        (("--recipe", "lp_ft", "--recipe_options", '{"train": "re:xyz"}'), "'re:xyz' matches nothing"),
+        (("--recipe", "lp_ft", "--recipe_options", "k=2"), "must be a JSON object"),
+        (("--image_size", "48"), "takes no images of 48 pixels; it was made for 32"),
+        (("--metrics", "no_such_metric"), "no_such_metric"),
+    ],
+)
+def test_bad_flags_give_one_line(
+    flags: tuple[str, ...],
+    message: str,
+    vit: Path,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Unknown model, recipe, selector, image size or metric: exit code 1, one line that names it, nothing written."""
+    assert _train(vit, images, tmp_path / "run", *flags) == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_plan_for_another_architecture_is_refused(
+    finished: Path, vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The resolved plan of a timm run is not used on a ViT; together with --recipe it is refused, too."""
+    plan = ("--plan", str(finished / "transfer_plan.json"))
+    assert _train(vit, images, tmp_path / "run", *plan) == 1
+    assert "made for timm:resnet18" in capsys.readouterr().err
+    assert _train(vit, images, tmp_path / "run", *plan, "--recipe", "lp_ft") == 1
+    assert "give either --plan" in capsys.readouterr().err
+
+
+def test_plan_of_a_run_repeats_it(finished: Path, resnet: Path, images: Path, tmp_path: Path) -> None:
+    """--plan with a run's transfer_plan.json, on the same model and data, gives the same weights."""
+    assert _train(resnet, images, tmp_path / "again", "--plan", str(finished / "transfer_plan.json")) == 0
+    first, second = load_file(finished / "model.safetensors"), load_file(tmp_path / "again" / "model.safetensors")
+    assert all((first[name] == second[name]).all() for name in first)
+
+
+def test_folder_of_another_run_is_refused(
+    finished: Path, vit: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The output folder of a finished run is not written into, and stays as it was."""
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    assert _train(vit, images, finished) == 1
+    assert "holds another run" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+
+
+def test_full_disk_is_told_before_training(
+    vit: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With too little space the run ends before the first step, and says how much is needed."""
+    real = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=1000))
+    assert _train(vit, images, tmp_path / "run", "--recipe", "linear_probe") == 1
+    assert "No space for the results" in capsys.readouterr().err
+
+
+def test_loss_that_is_not_finite_stops_with_the_step(
+    vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A learning rate that blows the loss up ends in one line with step, phase and the last good checkpoint."""
+    flags = ("--learning_rate", "1e30", "--recipe", "fine_tune", "--max_grad_norm", "0", "--save_steps", "1")
+    flags += ("--save_total_limit", "9")
+    assert _train(vit, images, tmp_path / "run", *flags, "--save_strategy", "steps", "--optim", "sgd") == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert "The loss became" in errors[0]
+    assert "'fine-tune'" in errors[0]
+    assert "checkpoint-1" in errors[0]
+    assert (tmp_path / "run" / "checkpoint-1" / "model.safetensors").is_file()
