@@ -99,7 +99,7 @@ class Freezer:
             module = modules[path]
             module.eval()
             # A bound method, not a closure: it survives copy.deepcopy (EMA) and rebinds to the copy.
-            module.train = types.MethodType(train, module)  # type: ignore[method-assign]
+            module.train = types.MethodType(train, module)
             self._held.append(module)
 
     def restore(self) -> None:

@@ -60,6 +60,7 @@ def check_partition(groups: Sequence[LayerGroup], parameter_names: Iterable[str]
         "not in the model": sorted(set(counts) - set(wanted)),
         "doubled group names": [name for name, count in Counter(g.name for g in groups).items() if count > 1],
         "groups without parameters": [g.name for g in groups if not g.parameter_names],
+        "heads besides the first": [g.name for g in groups if g.role == "head"][1:],
     }
     found = "; ".join(f"{what}: {_few(names)}" for what, names in faults.items() if names)
     if found:
@@ -75,7 +76,8 @@ def select_groups(
 
     Args:
         groups: All groups of a model, from input to output.
-        selector: One selector, or a tuple of them (their union).
+        selector: One selector, or a tuple of them (their union). In `"from:"` and `"only:"` the end of a module path
+            is enough where it is unique ("layers.3"), and a number that is not a group's name is an index.
         norm_parameters: Names of the parameters of normalisation layers, for `"norm"`.
 
     Returns:
@@ -85,11 +87,9 @@ def select_groups(
     Raises:
         SelectorError: The selector is malformed, or matches nothing; the message lists what exists.
     """
-    parts = (selector,) if isinstance(selector, str) else tuple(selector)
-    if not parts:
-        raise SelectorError(f"A selector is {SELECTOR_HELP}; found an empty tuple.")
+    check_selector(selector)
     chosen: set[str] = set()
-    for part in parts:
+    for part in (selector,) if isinstance(selector, str) else selector:
         names = _selected_names(groups, part, norm_parameters)
         if not names:
             raise SelectorError(f"The selector {part!r} matches nothing. {_what_exists(groups)}")
@@ -105,7 +105,7 @@ def check_selector(selector: Selector) -> None:
         SelectorError: The form is none of those listed in `SELECTOR_HELP`.
     """
     parts = (selector,) if isinstance(selector, str) else selector
-    if not isinstance(parts, tuple) or not parts or not all(isinstance(part, str) for part in parts):
+    if not isinstance(parts, tuple | list) or not parts or not all(isinstance(part, str) for part in parts):
         raise SelectorError(f"A selector is {SELECTOR_HELP}; found {selector!r}.")
     for part in parts:
         kind, _, value = part.partition(":")
@@ -119,7 +119,6 @@ def check_selector(selector: Selector) -> None:
 
 
 def _selected_names(groups: Sequence[LayerGroup], selector: str, norm_parameters: Collection[str]) -> set[str]:
-    check_selector(selector)
     head = {name for g in groups if g.role == "head" for name in g.parameter_names}
     every = [name for g in groups for name in g.parameter_names]
     kind, _, value = selector.partition(":")
@@ -129,9 +128,9 @@ def _selected_names(groups: Sequence[LayerGroup], selector: str, norm_parameters
         case "all":
             return set(every)
         case "norm":
-            return _with_head({n for n in every if n in norm_parameters}, head)
+            return _with_head({n for n in every if n in norm_parameters} - head, head)
         case "bias":
-            return _with_head({n for n in every if n.rsplit(".", 1)[-1] == "bias" or n.endswith("_bias")}, head)
+            return _with_head({n for n in every if re.search(r"(^|[._])bias$", n)} - head, head)
         case "re":
             pattern = _compile(value)
             return _with_head({n for n in every if pattern.search(n)}, head)
@@ -141,7 +140,8 @@ def _selected_names(groups: Sequence[LayerGroup], selector: str, norm_parameters
         case "blocks":
             blocks = [g for g in groups if g.role == "block"]
             kept = _last(blocks, int(value), selector, groups)
-            start = kept[0].index if kept else max((g.index for g in groups if g.role != "head"), default=-1) + 1
+            before = [g.index for g in groups if g.role in ("stem", "block")]
+            start = kept[0].index if kept else max(before, default=-1) + 1
             return _names(g for g in groups if g.index >= start) | head
         case "from":
             start = _find(groups, value).index
@@ -151,6 +151,7 @@ def _selected_names(groups: Sequence[LayerGroup], selector: str, norm_parameters
 
 
 def _with_head(names: set[str], head: set[str]) -> set[str]:
+    """Add the head, but not to nothing: a model without what is selected must not train its head alone unnoticed."""
     return names | head if names else set()
 
 
@@ -167,18 +168,22 @@ def _last(items: list[LayerGroup], count: int, selector: str, groups: Sequence[L
 
 
 def _only(groups: Sequence[LayerGroup], value: str) -> list[LayerGroup]:
-    span = re.fullmatch(r"(\d+)(?:-(\d+))?", value)
+    span = re.fullmatch(r"([0-9]+)-([0-9]+)", value)
     if span is None:
         return [_find(groups, value)]
-    first, last = int(span[1]), int(span[2] or span[1])
+    first, last = int(span[1]), int(span[2])
     if first > last or last >= len(groups):
         raise SelectorError(f"'only:{value}' is not a range of group indices. {_what_exists(groups)}")
     return list(groups[first : last + 1])
 
 
 def _find(groups: Sequence[LayerGroup], name: str) -> LayerGroup:
-    """The group of this name; the end of a module path is enough where it is unique ("layers.3")."""
-    found = [g for g in groups if g.name == name] or [g for g in groups if g.name.endswith(f".{name}")]
+    """The group of this name, index or unique end of a module path, in this order."""
+    found = [g for g in groups if g.name == name]
+    if not found and re.fullmatch("[0-9]+", name):
+        found = [g for g in groups if g.index == int(name)]
+    elif not found:
+        found = [g for g in groups if g.name.endswith(f".{name}")]
     if len(found) != 1:
         what = "several groups" if found else "no group"
         raise SelectorError(f"The name {name!r} fits {what}. {_what_exists(groups)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -58,10 +58,11 @@ class Phase:
     norm: NormMode = "eval"
 
     def __post_init__(self) -> None:
-        if isinstance(self.train, list):
-            object.__setattr__(self, "train", tuple(self.train))
-        if not isinstance(self.name, str) or not self.name.strip():
-            raise PlanError(f"A phase needs a name, found {self.name!r}.")
+        train: Any = self.train  # JSON has lists
+        if isinstance(train, list):
+            object.__setattr__(self, "train", tuple(train))
+        if not isinstance(self.name, str) or not self.name.strip() or not self.name.isprintable():
+            raise PlanError(f"A phase needs a name of one line, found {self.name!r}.")
         check_selector(self.train)
         if self.epochs is not None and self.max_steps is not None:
             raise PlanError(f"Phase {self.name!r}: give epochs or max_steps, not both.")
@@ -75,13 +76,21 @@ class Phase:
             self._check_number(field_name, positive=False)
         if self.layer_decay > 1:
             raise PlanError(f"Phase {self.name!r}: layer_decay is at most 1, found {self.layer_decay}.")
+        if self.warmup is not None and self.warmup > 1 and self.warmup != int(self.warmup):
+            raise PlanError(
+                f"Phase {self.name!r}: warmup is a fraction below 1 or a whole number of steps, found {self.warmup}."
+            )
+        if self.lr_scheduler_type is not None and not isinstance(self.lr_scheduler_type, str):
+            raise PlanError(
+                f"Phase {self.name!r}: lr_scheduler_type is the name of a scheduler, found {self.lr_scheduler_type!r}."
+            )
 
     def _check_number(self, field_name: str, positive: bool) -> None:
         value = getattr(self, field_name)
         if value is None and field_name not in ("head_lr_ratio", "layer_decay"):
             return
-        ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not ok or value < 0 or (positive and value == 0):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not 0 <= value <= sys.float_info.max or (positive and value == 0):
             what = "positive" if positive else "not negative"
             raise PlanError(f"Phase {self.name!r}: {field_name} must be a number and {what}, found {value!r}.")
 
@@ -118,15 +127,21 @@ class TransferPlan:
     architecture: str | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.phases, list):
-            object.__setattr__(self, "phases", tuple(self.phases))
-        if not self.phases or not all(isinstance(phase, Phase) for phase in self.phases):
-            raise PlanError(f"A plan needs at least one Phase, found {self.phases!r}.")
+        phases: Any = self.phases
+        if isinstance(phases, list):
+            object.__setattr__(self, "phases", tuple(phases))
+        is_tuple = isinstance(self.phases, tuple)
+        if not is_tuple or not self.phases or not all(isinstance(phase, Phase) for phase in self.phases):
+            raise PlanError(f"A plan has a tuple of at least one Phase, found {phases!r}.")
         names = [phase.name for phase in self.phases]
         if len(set(names)) < len(names):
             raise PlanError(f"Phases need different names, found {names}.")
         if self.init not in ("pretrained", "random"):
             raise PlanError(f'init is "pretrained" or "random", found {self.init!r}.')
+        if not isinstance(self.recipe, str) or not isinstance(self.architecture, str | None):
+            raise PlanError(
+                f"A plan's recipe and architecture are text, found {self.recipe!r} and {self.architecture!r}."
+            )
 
     def describe(self, model: nn.Module, learning_rate: float | None = None) -> str:
         """Return a table with one row per layer group of `model`.
@@ -282,7 +297,7 @@ def _known_fields(cls: type[Any], data: Mapping[str, Any], required: tuple[str, 
     if not isinstance(data, Mapping):
         raise PlanError(f"A {what} is a JSON object, found {data!r}.")
     known = {field.name for field in fields(cls)}
-    unknown, missing = sorted(set(data) - known), sorted(set(required) - set(data))
+    unknown, missing = sorted(map(str, set(data) - known)), sorted(set(required) - set(data))
     if unknown or missing:
         found = "; ".join(f"{k}: {', '.join(v)}" for k, v in {"unknown": unknown, "missing": missing}.items() if v)
         raise PlanError(f"A {what} has the fields {', '.join(sorted(known))}; {found}.")

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from hf_transfer.errors import ArgumentError
+from hf_transfer.errors import ArgumentError, PlanError
 from hf_transfer.layers import Selector
 from hf_transfer.plan import NormMode, Phase, TransferPlan
 
@@ -141,7 +141,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_RECIPES))
 
 
-def get(name: str, **options: Any) -> TransferPlan:
+def get(name: str, /, **options: Any) -> TransferPlan:
     """Make a plan by its recipe's name, for the command line.
 
     Args:
@@ -149,20 +149,21 @@ def get(name: str, **options: Any) -> TransferPlan:
         options: Arguments of the recipe function.
 
     Raises:
-        ArgumentError: The name or an option is unknown; the message lists what exists.
+        ArgumentError: The name or an option is unknown, or an option's value is of no use; the message lists what
+            exists.
     """
     if name not in _RECIPES:
         raise ArgumentError(f"There is no recipe {name!r}. The recipes are: {', '.join(names())}.")
     known = inspect.signature(_RECIPES[name]).parameters
+    defaults = ", ".join(f"{option}={parameter.default!r}" for option, parameter in known.items())
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise ArgumentError(
-            f"The recipe {name} has no option {', '.join(map(repr, unknown))}. Its options are: {', '.join(known)}."
-        )
+        raise ArgumentError(f"The recipe {name} has no option {', '.join(map(repr, unknown))}. It has: {defaults}.")
     try:
         return _RECIPES[name](**options)
-    except TypeError as error:
-        raise ArgumentError(f"The options of recipe {name} are of the wrong type: {error}.") from error
+    except (PlanError, TypeError) as error:
+        reason = str(error).rstrip(".")
+        raise ArgumentError(f"The options of recipe {name} do not fit: {reason}. It has: {defaults}.") from error
 
 
 def default_learning_rate(name: str) -> float:

@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import entry_points
 from typing import ClassVar, Literal, TypeVar
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 Granularity = Literal["block", "stage"]
 ENTRY_POINT_GROUP = "hf_transfer.wrappers"
 TIMM = "timm"
+TIMM_WRAPPER = "timm_wrapper"
 INFERRED = "inferred"
 
 
@@ -55,6 +57,8 @@ class ModelWrapper:
         self.model = model
         self.granularity: Granularity = granularity
         names = [name for name, _ in model.named_parameters()]
+        if not names:
+            raise LayerGroupError(f"{type(model).__name__} has no parameters, so there is nothing to train or freeze.")
         drafts = [draft for draft in self.draft_groups() if draft.parameter_names]
         modules = owned_modules(model, drafts)
         self.layer_groups = tuple(
@@ -86,6 +90,7 @@ class ModelWrapper:
         return f"{type(self).__name__}({type(self.model).__name__}, {len(self.layer_groups)} groups, {self.source})"
 
 
+_TORCH_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 WrapperClass = TypeVar("WrapperClass", bound=type[ModelWrapper])
 _WRAPPERS: dict[str, type[ModelWrapper]] = {}
 
@@ -102,7 +107,7 @@ def register_wrapper(*model_types: str, replace: bool = False) -> Callable[[Wrap
             silently fight over one architecture.
 
     Raises:
-        ArgumentError: No type given, a type is registered already, or the class is not a `ModelWrapper`.
+        ArgumentError: No type given, another class is registered for it, or the class is not a `ModelWrapper`.
     """
     if not model_types or not all(isinstance(name, str) and name for name in model_types):
         raise ArgumentError('register_wrapper needs the model type, as in @register_wrapper("my_model_type").')
@@ -110,7 +115,9 @@ def register_wrapper(*model_types: str, replace: bool = False) -> Callable[[Wrap
     def register(wrapper: WrapperClass) -> WrapperClass:
         if not (isinstance(wrapper, type) and issubclass(wrapper, ModelWrapper)):
             raise ArgumentError(f"register_wrapper decorates a subclass of ModelWrapper, found {wrapper!r}.")
-        doubled = [name for name in model_types if name in _WRAPPERS]
+        # Built-in wrappers come first: replaced ones would come back, and doubled ones be found only in `wrap`.
+        importlib.import_module("hf_transfer.architectures")
+        doubled = [name for name in model_types if _WRAPPERS.get(name, wrapper) is not wrapper]
         if doubled and not replace:
             raise ArgumentError(f"Already registered: {', '.join(doubled)}. Pass replace=True to replace.")
         _WRAPPERS.update(dict.fromkeys(model_types, wrapper))
@@ -134,9 +141,12 @@ def wrap(model: nn.Module, granularity: Granularity = "block", strict: bool = Fa
         strict: Refuse a model whose architecture is not registered, instead of inferring its groups with a warning.
 
     Raises:
+        ArgumentError: `model` is not a module, or `granularity` is unknown.
         UnknownArchitectureError: The architecture is unknown and `strict` is set.
         LayerGroupError: The wrapper's groups do not partition the parameters.
     """
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"wrap takes a torch.nn.Module, found {type(model).__name__}: load the model first.")
     _load_wrappers()
     key = registry_key(model)
     if key == INFERRED and strict:
@@ -155,10 +165,11 @@ def select(model: nn.Module, selector: Selector, granularity: Granularity = "blo
 def registry_key(model: nn.Module) -> str:
     """The registered type that fits a model: its transformers model type, its class name, "timm" or "inferred"."""
     model_type = getattr(getattr(model, "config", None), "model_type", None)
+    grouped_by_timm = callable(getattr(getattr(model, "timm_model", model), "group_matcher", None))
     for key in (model_type, type(model).__name__):
         if isinstance(key, str) and key in _WRAPPERS:
-            return key
-    return TIMM if callable(getattr(model, "group_matcher", None)) else INFERRED
+            return key if key != TIMM_WRAPPER or grouped_by_timm else INFERRED
+    return TIMM if grouped_by_timm else INFERRED
 
 
 def architecture_name(model: nn.Module) -> str:
@@ -173,13 +184,14 @@ def architecture_name(model: nn.Module) -> str:
 
 
 def norm_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the normalisation layers: modules whose class is named so and whose own parameters are all 1-D.
+    """Yield the normalisation layers: torch's, and modules named so whose own parameters are all 1-D.
 
-    The name is the one trait that torch's, transformers' and timm's own norm classes share.
+    The name is the one trait that transformers' and timm's own norm classes share.
     """
     for name, module in model.named_modules():
         own = list(module.parameters(recurse=False))
-        if re.search(r"Norm|Affine", type(module).__name__) and own and all(p.ndim <= 1 for p in own):
+        named = re.search(r"Norm|Affine", type(module).__name__) and all(p.ndim <= 1 for p in own)
+        if own and (named or isinstance(module, _TORCH_NORMS)):
             yield name, module
 
 
@@ -253,10 +265,9 @@ def _ancestors(name: str) -> list[str]:
     return [".".join(parts[:depth]) for depth in range(len(parts))] if name else []
 
 
+@cache
 def _load_wrappers() -> None:
-    """Import the built-in wrappers and those of other distributions, once."""
-    if INFERRED in _WRAPPERS:
-        return
+    """Register the built-in wrappers and those of other distributions, once."""
     importlib.import_module("hf_transfer.architectures")
     for entry in entry_points(group=ENTRY_POINT_GROUP):
         try:

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hf_transfer.errors import LayerGroupError
+from hf_transfer.architectures.classifier import is_inside
+from hf_transfer.errors import ArgumentError, LayerGroupError
 from hf_transfer.layers import Role
 from hf_transfer.registry import GroupDraft, ModelWrapper
 
@@ -34,6 +35,16 @@ class Layout:
     stage_entry: tuple[str, ...] = ()
     stage_exit: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for name in ("stem", "head", "neck", "stage_entry", "stage_exit"):
+            paths = getattr(self, name)
+            if not isinstance(paths, tuple) or not all(isinstance(path, str) and path for path in paths):
+                raise ArgumentError(f"Layout.{name} is a tuple of module paths, found {paths!r}.")
+        if self.blocks.count("*") not in (1, 2):
+            raise ArgumentError(f"Layout.blocks has one * (or two: stage and block), found {self.blocks!r}.")
+        if any(path.count("*") != 1 for path in (*self.stage_entry, *self.stage_exit)):
+            raise ArgumentError("Each path of Layout.stage_entry and Layout.stage_exit has one *, for the stage.")
+
     @property
     def staged(self) -> bool:
         """Whether blocks are numbered within stages."""
@@ -55,20 +66,24 @@ class LayoutWrapper(ModelWrapper):
         layout = self.layout
         blocks: dict[tuple[int, ...], GroupDraft] = {}
         ends: dict[Role, GroupDraft] = {role: GroupDraft(role, role) for role in ("stem", "neck", "head")}
-        attached: list[tuple[int, bool, str]] = []
+        entries: list[tuple[int, str]] = []
+        exits: list[tuple[int, str]] = []
         for name, _ in self.model.named_parameters():
             if (place := _numbers(layout.blocks, name)) is not None:
                 key, path = place
                 blocks.setdefault(key, GroupDraft(path, "block")).parameter_names.append(name)
             elif (stage := _stage_of(layout.stage_entry, name)) is not None:
-                attached.append((stage, True, name))
+                entries.append((stage, name))
             elif (stage := _stage_of(layout.stage_exit, name)) is not None:
-                attached.append((stage, False, name))
+                exits.append((stage, name))
             else:
                 ends[self._role_of(name)].parameter_names.append(name)
         if not blocks:
-            raise LayerGroupError(f"{type(self.model).__name__} has no module that fits {layout.blocks!r}.")
-        self._attach(blocks, attached)
+            raise self._misfit(f"has no module that fits {layout.blocks!r}, where the blocks were expected")
+        for stage, name in reversed(entries):
+            self._blocks_of(stage, name, blocks)[0].parameter_names.insert(0, name)
+        for stage, name in exits:
+            self._blocks_of(stage, name, blocks)[-1].parameter_names.append(name)
         ordered = self._merge_stages(blocks) if self.granularity == "stage" and layout.staged else blocks
         return [ends["stem"], *(ordered[key] for key in sorted(ordered)), ends["neck"], ends["head"]]
 
@@ -79,21 +94,21 @@ class LayoutWrapper(ModelWrapper):
             ("stem", self.layout.stem),
         )
         for role, paths in ends:
-            if any(name == path or name.startswith(f"{path}.") for path in paths):
+            if is_inside(name, paths):
                 return role
-        raise LayerGroupError(
-            f"The parameter {name!r} of {type(self.model).__name__} fits no path of the registered layout. "
-            "Update the layout, or register a wrapper of your own with replace=True."
-        )
+        raise self._misfit(f"has a parameter {name!r} that fits no path of the registered layout")
 
-    @staticmethod
-    def _attach(blocks: dict[tuple[int, ...], GroupDraft], attached: list[tuple[int, bool, str]]) -> None:
-        for stage, is_entry, name in attached:
-            inside = [key for key in blocks if key[0] == stage]
-            if not inside:
-                raise LayerGroupError(f"The parameter {name!r} belongs to stage {stage}, which has no blocks.")
-            names = blocks[min(inside) if is_entry else max(inside)].parameter_names
-            names.insert(0, name) if is_entry else names.append(name)
+    def _blocks_of(self, stage: int, name: str, blocks: dict[tuple[int, ...], GroupDraft]) -> list[GroupDraft]:
+        inside = sorted(key for key in blocks if key[0] == stage)
+        if not inside:
+            raise self._misfit(f"has a parameter {name!r} of stage {stage}, which has no blocks")
+        return [blocks[key] for key in inside]
+
+    def _misfit(self, what: str) -> LayerGroupError:
+        return LayerGroupError(
+            f"{type(self.model).__name__} {what} ({type(self).__name__}). Load the model as an image classifier, or "
+            "register a wrapper that fits it, with replace=True."
+        )
 
     def _merge_stages(self, blocks: dict[tuple[int, ...], GroupDraft]) -> dict[tuple[int, ...], GroupDraft]:
         stage_pattern = self.layout.blocks.split("*")[0] + "{}"

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, get_args
 
-from timm.models._manipulate import group_with_matcher
-from torch import nn
-
-from hf_transfer.architectures.inferred import InferredWrapper
+from hf_transfer.architectures.classifier import classifier_paths, is_inside
 from hf_transfer.layers import Role
-from hf_transfer.registry import TIMM, GroupDraft, ModelWrapper, register_wrapper
+from hf_transfer.registry import TIMM, TIMM_WRAPPER, GroupDraft, ModelWrapper, register_wrapper
 
 _UNMATCHED = "\0unmatched"
+# Name, up to the number, of a block whose parts have no module path in common.
+_INVENTED = "block."
 MATCH_PREV_GROUP = (99999,)
 
 
-@register_wrapper(TIMM, "timm_wrapper")
+@register_wrapper(TIMM, TIMM_WRAPPER)
 class TimmModelWrapper(ModelWrapper):
     """Layer groups of a timm model.
 
@@ -28,24 +27,28 @@ class TimmModelWrapper(ModelWrapper):
     source = "timm"
 
     def draft_groups(self) -> list[GroupDraft]:
-        inner, prefix = (
-            (self.model.timm_model, "timm_model.") if hasattr(self.model, "timm_model") else (self.model, "")
-        )
-        if not callable(getattr(inner, "group_matcher", None)):
-            return InferredWrapper(self.model, self.granularity).draft_groups()
+        inner: Any = getattr(self.model, "timm_model", self.model)
+        coarse = self.granularity == "stage"
         head_paths = classifier_paths(inner)
         names = [name for name, _ in inner.named_parameters()]
-        head = [name for name in names if _inside(name, head_paths)]
-        body = [name for name in names if not _inside(name, head_paths)]
-        drafts = _body_groups(body, inner.group_matcher(coarse=self.granularity == "stage"))
-        if self.granularity == "stage":
+        drafts = _body_groups([name for name in names if not is_inside(name, head_paths)], _matcher(inner, coarse))
+        if coarse:
             drafts = _with_stage_names(drafts)
-        drafts.append(GroupDraft("head", "head", head))
-        return _with_unique_names(drafts, prefix)
+        drafts.append(GroupDraft("head", "head", [name for name in names if is_inside(name, head_paths)]))
+        return _with_unique_names(drafts, "" if inner is self.model else "timm_model.")
+
+
+def _matcher(model: Any, coarse: bool) -> Any:
+    try:
+        return model.group_matcher(coarse=coarse)
+    except AssertionError:  # RDNet has no coarse groups and says so by an assertion
+        return model.group_matcher(coarse=False)
 
 
 def _body_groups(names: list[str], matcher: Any) -> list[GroupDraft]:
     """Group all but the classifier; what no pattern matches is the neck."""
+    from timm.models._manipulate import group_with_matcher  # two seconds that other models need not wait for
+
     numbered = group_with_matcher(((name, name) for name in [*names, _UNMATCHED]), _without_tail(matcher))
     drafts: list[GroupDraft] = []
     for position, number in enumerate(sorted(numbered)):
@@ -53,11 +56,32 @@ def _body_groups(names: list[str], matcher: Any) -> list[GroupDraft]:
         role: Role = "block"
         if len(members) < len(numbered[number]):
             role = "neck"
-        elif position == 0 and isinstance(matcher, dict) and next(iter(matcher)) == "stem":
+        elif position == 0 and _is_stem(members[0], matcher):
             role = "stem"
-        name = role if role != "block" else common_path(members) or f"block.{position}"
+        name = role if role != "block" else common_path(members) or f"{_INVENTED}{position}"
         drafts.append(GroupDraft(name, role, members))
+    return _with_shared_parts_in_stem(drafts, names)
+
+
+def _with_shared_parts_in_stem(drafts: list[GroupDraft], names: list[str]) -> list[GroupDraft]:
+    """Move unmatched modules that are made before the blocks, such as shared position embeddings, to the stem."""
+    ends = {draft.role: draft.parameter_names for draft in drafts if draft.role in ("stem", "neck")}
+    place = {name: position for position, name in enumerate(names)}
+    first_block = min((place[draft.parameter_names[0]] for draft in drafts if draft.role == "block"), default=0)
+    for name in list(ends["neck"]):
+        if "stem" in ends and "." in name and place[name] < first_block:
+            ends["neck"].remove(name)
+            ends["stem"].append(name)
     return drafts
+
+
+def _is_stem(name: str, matcher: Any) -> bool:
+    """Whether the parameter is of the stem: matched by a first pattern of that name; functions number it 0."""
+    if not isinstance(matcher, dict):
+        return True
+    key, patterns = next(iter(matcher.items()))
+    alternatives = [patterns] if isinstance(patterns, str) else [pattern for pattern, _ in patterns or ()]
+    return key.startswith("stem") and any(re.match(pattern, name) for pattern in alternatives)
 
 
 def _without_tail(matcher: Any) -> Any:
@@ -77,24 +101,12 @@ def _without_tail(matcher: Any) -> Any:
 
 def _with_stage_names(drafts: list[GroupDraft]) -> list[GroupDraft]:
     """Name a stage of one block "blocks.0" as its neighbours are, not "blocks.0.0"."""
-    depth = min((draft.name.count(".") for draft in drafts if draft.role == "block"), default=0) + 1
-    short = [".".join(draft.name.split(".")[:depth]) for draft in drafts]
+    paths = [draft.name for draft in drafts if draft.role == "block" and not draft.name.startswith(_INVENTED)]
+    depth = min((path.count(".") for path in paths), default=0) + 1
+    short = [".".join(draft.name.split(".")[:depth]) if draft.name in paths else draft.name for draft in drafts]
     if len(set(short)) < len(short):
         return drafts
     return [GroupDraft(name, draft.role, draft.parameter_names) for name, draft in zip(short, drafts, strict=True)]
-
-
-def classifier_paths(model: nn.Module) -> tuple[str, ...]:
-    """Module paths of a timm model's classifiers; empty for a model without a head."""
-    named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
-    paths = (named,) if isinstance(named, str) else tuple(named)
-    parameters = [name for name, _ in model.named_parameters()]
-    if any(_inside(name, paths) for name in parameters):
-        return paths
-    getter = getattr(model, "get_classifier", None)
-    found = getter() if callable(getter) else None
-    classifiers = [m for m in (found if isinstance(found, tuple | list) else [found]) if isinstance(m, nn.Module)]
-    return tuple(name for name, module in model.named_modules() if any(module is c for c in classifiers))
 
 
 def common_path(names: list[str]) -> str:
@@ -108,19 +120,15 @@ def common_path(names: list[str]) -> str:
     return ".".join(shared)
 
 
-def _inside(name: str, paths: tuple[str, ...]) -> bool:
-    return any(name == path or name.startswith(f"{path}.") for path in paths)
-
-
 def _with_unique_names(drafts: list[GroupDraft], prefix: str) -> list[GroupDraft]:
-    """Prefix names as in the wrapping model; number a path that two groups share."""
+    """Prefix names as in the wrapping model; number a path that two groups share, or that is the name of a role."""
     seen: set[str] = set()
     renamed: list[GroupDraft] = []
     for position, draft in enumerate(drafts):
         if not draft.parameter_names:
             continue
         name = prefix + draft.name if draft.role == "block" else draft.name
-        name = f"{name}#{position}" if name in seen else name
+        name = f"{name}#{position}" if name in seen or (draft.role == "block" and name in get_args(Role)) else name
         seen.add(name)
         renamed.append(GroupDraft(name, draft.role, [prefix + parameter for parameter in draft.parameter_names]))
     return renamed

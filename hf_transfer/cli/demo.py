@@ -14,10 +14,11 @@ from pathlib import Path
 SETTINGS = {
     "image_size": "96",
     "recipe": "lp_ft",
-    "recipe_options": '{"probe_epochs": 2, "probe_lr_ratio": 10, "train": "blocks:11", "layer_decay": 0.9}',
-    "learning_rate": "1e-3",
-    "num_train_epochs": "3",
-    "augmentation": "light",
+    "recipe_options": '{"probe_epochs": 2, "probe_lr_ratio": 80, "train": "blocks:11", "layer_decay": 0.95}',
+    "learning_rate": "4e-4",
+    "num_train_epochs": "5",
+    "per_device_train_batch_size": "16",
+    "augmentation": "none",
     "seed": "0",
 }
 

@@ -1,0 +1,41 @@
+"""Settings of every test run: offline, quiet, few threads, caches in a folder of the session alone.
+
+They are made before transformers, datasets or matplotlib are imported, which read them at import.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+_SESSION_FOLDER = tempfile.mkdtemp(prefix="hf_transfer_tests_")
+os.environ.update(
+    {
+        "DO_NOT_TRACK": "1",
+        "HF_DATASETS_CACHE": f"{_SESSION_FOLDER}/datasets",
+        "HF_HOME": f"{_SESSION_FOLDER}/huggingface",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "1",
+        "MPLBACKEND": "Agg",
+        "MPLCONFIGDIR": f"{_SESSION_FOLDER}/matplotlib",
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+)
+# A developer's own login must not reach a test.
+for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):
+    os.environ.pop(_name, None)
+
+import hypothesis  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+# No deadline: a busy machine is not a fault. No database: nothing is written beside the sources.
+hypothesis.settings.register_profile("project", deadline=None, database=None)
+hypothesis.settings.load_profile("project")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(_SESSION_FOLDER, ignore_errors=True)

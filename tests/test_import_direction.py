@@ -1,0 +1,153 @@
+"""Imports between the modules of the package point one way only, and the pure modules stay pure."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import hf_transfer
+
+PACKAGE = Path(hf_transfer.__file__).parent
+# Modules, or packages with all in them; each may import what stands before it, and what is in the same package.
+_LINES = (
+    "errors privacy collision",
+    "layers registry architectures plan recipes",
+    "freezing optimizer_groups initialise",
+    "losses memory_format models",
+    "data evaluation figure_style figures report",
+    "training_args phases progress saving trainer",
+    "run_record card_metadata card_tables card outputs",
+    "doctor demo cli __main__",
+)
+ORDER = [name for line in _LINES for name in line.split()]
+# Wrappers are loaded by name, as plugins are, so that an architecture can be added without touching the registry.
+LOADED_BY_NAME = {("registry", "architectures")}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import, as absolute name of a module (or of a name in it)."""
+
+    target: str
+    line: int
+    at_top: bool
+    typing_only: bool
+
+
+def _modules() -> dict[str, Path]:
+    """Path of each module by its name below the package; packages by their own name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    found.pop("")
+    return found
+
+
+def _imports_of(path: Path) -> list[Import]:
+    package = (PACKAGE.name, *path.relative_to(PACKAGE).parts[:-1])
+    return list(_imports(path.read_text(encoding="utf-8"), package))
+
+
+def _imports(source: str, package: tuple[str, ...]) -> Iterator[Import]:
+    """All imports of a module that lies in `package`."""
+    tree = ast.parse(source)
+    guards = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.unparse(n.test)]
+    guarded = {id(inner) for guard in guards for statement in guard.body for inner in ast.walk(statement)}
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
+    inside = {id(inner) for function in functions for inner in ast.walk(function)}
+    for node in ast.walk(tree):
+        for target in _targets(node, package):
+            yield Import(target, node.lineno, id(node) not in inside, id(node) in guarded)
+
+
+def _targets(node: ast.AST, package: tuple[str, ...]) -> list[str]:
+    """Absolute names that a statement imports; also import_module of a literal name."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        above = package[: len(package) - node.level + 1] if node.level else ()
+        base = ".".join([*above, *([node.module] if node.module else [])])
+        return [f"{base}.{alias.name}" for alias in node.names]
+    if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("import_module", "__import__"):
+        return [str(arg.value) for arg in node.args[:1] if isinstance(arg, ast.Constant)]
+    return []
+
+
+def _place(name: str) -> str:
+    """The entry of ORDER that a module of the package belongs to."""
+    return name.split(".")[0]
+
+
+MODULES = _modules()
+
+
+def test_every_module_has_a_place() -> None:
+    """A new module is put into ORDER, where its place in the whole is decided; names that are gone are taken out."""
+    assert {_place(name) for name in MODULES} == set(ORDER)
+    assert len(ORDER) == len(set(ORDER))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_to_earlier_modules(name: str) -> None:
+    """At the top, inside functions and for types alone, a module imports only what comes before it."""
+    place = _place(name)
+    wrong = []
+    for found in _imports_of(MODULES[name]):
+        package, _, inner = found.target.partition(".")
+        if package != PACKAGE.name:
+            continue
+        target = _place(inner)
+        if target not in ORDER:  # a name of hf_transfer/__init__.py, such as __version__
+            assert target in ("", "__version__"), f"line {found.line}: import {target} from its own module"
+        elif target != place and ORDER.index(target) > ORDER.index(place) and (place, target) not in LOADED_BY_NAME:
+            wrong.append(f"line {found.line}: {found.target}")
+    assert not wrong, f"{name} imports later modules: {wrong}"
+
+
+@pytest.mark.parametrize("name", ["errors", "layers", "plan", "recipes"])
+def test_pure_modules(name: str) -> None:
+    """Rules on names know no transformers anywhere, and torch at most for types."""
+    for found in _imports_of(MODULES[name]):
+        package = found.target.split(".")[0]
+        assert package not in ("transformers", "timm", "datasets", "accelerate", "numpy"), f"line {found.line}"
+        if package == "torch":
+            assert name == "plan" and found.typing_only, f"line {found.line}"
+
+
+def test_the_package_itself_imports_nothing_heavy() -> None:
+    """hf_transfer/__init__.py imports the standard library alone, besides what is for types alone."""
+    tops = {i.target.split(".")[0] for i in _imports_of(PACKAGE / "__init__.py") if i.at_top and not i.typing_only}
+    assert tops == {"__future__", "importlib", "typing"}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_size(name: str) -> None:
+    """A file that one can read at a sitting: at most 400 lines."""
+    assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_the_reader_of_imports() -> None:
+    """The check itself sees imports at the top, in functions, under TYPE_CHECKING, relative ones and by name."""
+    source = (
+        "import torch.nn as nn\n"
+        "from typing import TYPE_CHECKING\n"
+        "from . import options\n"
+        "from ..plan import Phase\n"
+        "if TYPE_CHECKING:\n    from hf_transfer import card\n"
+        "def f():\n    import hf_transfer.demo\n    importlib.import_module('hf_transfer.data')\n"
+    )
+    found = sorted(_imports(source, ("hf_transfer", "cli")), key=lambda each: each.line)
+    assert found == [
+        Import("torch.nn", 1, at_top=True, typing_only=False),
+        Import("typing.TYPE_CHECKING", 2, at_top=True, typing_only=False),
+        Import("hf_transfer.cli.options", 3, at_top=True, typing_only=False),
+        Import("hf_transfer.plan.Phase", 4, at_top=True, typing_only=False),
+        Import("hf_transfer.card", 6, at_top=True, typing_only=True),
+        Import("hf_transfer.demo", 8, at_top=False, typing_only=False),
+        Import("hf_transfer.data", 9, at_top=False, typing_only=False),
+    ]

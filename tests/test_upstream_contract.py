@@ -1,0 +1,83 @@
+"""What we rely on inside transformers and timm; a new version that breaks it fails here, with the reason."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from timm.models import _manipulate
+from torch.utils.data import DataLoader
+from transformers import Trainer
+
+import hf_transfer as ht
+from hf_transfer.architectures import timm_models
+from tests import tiny
+from tests.training import RandomImages, arguments
+
+
+def test_constructor_takes_what_trainer_takes() -> None:
+    """Our explicit argument list is Trainer's, in its order, and `plan` after it."""
+    ours = list(inspect.signature(ht.TransferTrainer.__init__).parameters)
+    assert ours == [*inspect.signature(Trainer.__init__).parameters, "plan"]
+
+
+def test_overridden_methods_exist_and_take_the_same_arguments() -> None:
+    """Each method that we override is there, and Trainer's own parameters fit ours."""
+    for name in ("create_optimizer", "create_scheduler", "set_initial_training_values", "get_batch_samples"):
+        theirs = list(inspect.signature(getattr(Trainer, name)).parameters)
+        assert list(inspect.signature(getattr(ht.TransferTrainer, name)).parameters) == theirs
+    for name in ("compute_loss", "training_step", "save_model", "log", "evaluate", "train"):
+        assert callable(getattr(Trainer, name))
+
+
+def test_initial_values_have_steps_per_epoch_second_and_all_steps_last(tmp_path: Path) -> None:
+    """The tuple of `set_initial_training_values` is read by position."""
+    trainer = Trainer(tiny.vit(), arguments(tmp_path, num_train_epochs=3), train_dataset=RandomImages(20))
+    values = trainer.set_initial_training_values(trainer.args, DataLoader(RandomImages(20), batch_size=8))
+    assert (values[1], values[-1], len(values)) == (3, 9, 7)
+
+
+def test_optimizer_takes_ready_groups(tmp_path: Path) -> None:
+    """`optimizer_cls_and_kwargs` with "params" makes an optimizer with exactly those groups."""
+    model = tiny.vit()
+    groups = [{"params": [model.classifier.bias], "name": "only", "lr": 0.5}]
+    trainer = Trainer(
+        model, arguments(tmp_path), optimizer_cls_and_kwargs=(torch.optim.SGD, {"params": groups, "lr": 0.1})
+    )
+    assert [(g["name"], g["lr"]) for g in trainer.create_optimizer().param_groups] == [("only", 0.5)]
+
+
+def test_step_events_come_in_the_order_that_phases_need(tmp_path: Path) -> None:
+    """on_step_begin precedes the forward pass, on_optimizer_step the scheduler, on_step_end the evaluation."""
+    seen: list[str] = []
+
+    class Watch(transformers.TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.append(f"begin {state.global_step}")
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.append(f"optimizer {kwargs['lr_scheduler'].last_epoch}")
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.append(f"end {state.global_step} {kwargs['lr_scheduler'].last_epoch}")
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.append("evaluate")
+
+    args = arguments(tmp_path, max_steps=1, eval_strategy="steps", eval_steps=1)
+    images = RandomImages(8)
+    Trainer(tiny.vit(), args, train_dataset=images, eval_dataset=images, callbacks=[Watch()]).train()
+    assert seen == ["begin 0", "optimizer 0", "end 1 1", "evaluate"]
+
+
+def test_timm_groups_names_by_patterns() -> None:
+    """timm's private grouping gives names by number, and its mark for "joins the previous group" is ours."""
+    grouped = _manipulate.group_with_matcher(
+        ((name, name) for name in ("stem.w", "blocks.1.w", "blocks.0.w", "head.w")),
+        {"stem": r"^stem", "blocks": r"^blocks\.(\d+)"},
+    )
+    assert dict(grouped) == {0: ["stem.w"], 1: ["blocks.0.w"], 2: ["blocks.1.w"], 3: ["head.w"]}
+    assert timm_models.MATCH_PREV_GROUP == _manipulate.MATCH_PREV_GROUP
