@@ -248,6 +248,11 @@ class PhaseCallback(TrainerCallback):
         """Name of the current phase."""
         return self.resolved.phases[self.current or 0].phase.name
 
+    @property
+    def number(self) -> int:
+        """Number of the current phase, from 1; a number, since trackers such as TensorBoard take no text."""
+        return (self.current or 0) + 1
+
     def enter(self, step: int) -> None:
         """Freeze for the phase of a step; must run before the model is wrapped or prepared."""
         index = self.resolved.phase_at(step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from transformers import PrinterCallback, ProgressCallback, TrainerControl, TrainerState, TrainingArguments
@@ -18,6 +19,10 @@ def short_logs(logs: dict[str, Any]) -> dict[str, Any]:
 class PhaseProgressCallback(ProgressCallback):
     """transformers' progress bar with the name of the phase in front."""
 
+    def __init__(self, phase_names: Sequence[str]) -> None:
+        super().__init__()
+        self.phase_names = phase_names
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -27,7 +32,7 @@ class PhaseProgressCallback(ProgressCallback):
         **kwargs: Any,
     ) -> None:
         if self.training_bar is not None and logs and "phase" in logs:
-            self.training_bar.set_description(str(logs["phase"]))
+            self.training_bar.set_description(self.phase_names[int(logs["phase"]) - 1])
         super().on_log(args, state, control, logs=short_logs(logs or {}), **kwargs)
 
 
@@ -45,9 +50,9 @@ class PhasePrinterCallback(PrinterCallback):
         super().on_log(args, state, control, logs=short_logs(logs or {}), **kwargs)
 
 
-def use_phase_progress(trainer: Trainer) -> None:
+def use_phase_progress(trainer: Trainer, phase_names: Sequence[str]) -> None:
     """Replace the trainer's standard progress or printer callback, where it has one."""
     if trainer.pop_callback(ProgressCallback) is not None:
-        trainer.add_callback(PhaseProgressCallback)
+        trainer.add_callback(PhaseProgressCallback(phase_names))
     if trainer.pop_callback(PrinterCallback) is not None:
         trainer.add_callback(PhasePrinterCallback)

@@ -30,11 +30,12 @@ class TransferTrainer(Trainer):
     """A drop-in for `transformers.Trainer` that trains by a transfer plan.
 
     Without a plan or recipe it behaves as `Trainer` does, loss by loss, save that the loss is right under gradient
-    accumulation for every architecture (https://github.com/huggingface/transformers/issues/47688).
+    accumulation for every architecture (https://github.com/huggingface/transformers/issues/47688), and that a loss
+    that is not finite stops the run.
 
     With a plan it freezes parameters and buffers bit for bit, gives each layer group its learning rate, logs one rate
-    per group (`learning_rate/<group>`; `learning_rate` is the head's) and checks after each phase that what was
-    frozen did not change. A phase without a length of its own takes `num_train_epochs`.
+    per group (`learning_rate/<group>`; `learning_rate` is the head's) and the phase's number, and checks after each
+    phase that what was frozen did not change. A phase without a length of its own takes `num_train_epochs`.
 
     Args:
         plan: A `TransferPlan`; None takes the recipe or plan file of the arguments, if any.
@@ -72,6 +73,7 @@ class TransferTrainer(Trainer):
         self.resolved_plan: ResolvedPlan | None = None
         self._phase_callback: PhaseCallback | None = None
         self._micro_batch_weights: Iterator[float] = iter(())
+        self._resuming = False
         if self.plan is not None:
             if optimizers != (None, None):
                 raise PlanError("A plan makes its own optimizer: give either plan or optimizers, not both.")
@@ -95,23 +97,22 @@ class TransferTrainer(Trainer):
         if self.model_accepts_loss_kwargs and not uses_num_items_in_batch(self.model):
             self.model_accepts_loss_kwargs = False
         if self.plan is not None:
-            use_phase_progress(self)
+            use_phase_progress(self, [phase.name for phase in self.plan.phases])
         elif getattr(args, "memory_format", "default") == "channels_last":
             set_memory_format(self.model, "channels_last")
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None
+    ) -> Any:
         """Train; arguments and result are those of `transformers.Trainer.train`.
 
         Raises:
             NonFiniteLossError: The loss became NaN or infinite; checkpoints saved before are kept.
             FrozenChangedError: A frozen tensor changed.
         """
-        if self.plan is None:
-            return super().train(*args, **kwargs)
-        # Trainer keeps the optimizer of an earlier train(), which holds the parameters of that run's plan.
-        self.optimizer, self.lr_scheduler = None, None
+        self._resuming = bool(resume_from_checkpoint)
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             if self._phase_callback is not None:
                 self._phase_callback.restore()
@@ -128,12 +129,15 @@ class TransferTrainer(Trainer):
     def _start_plan(self, args: TrainingArguments, steps_per_epoch: int) -> ResolvedPlan:
         assert self.plan is not None
         _check_processes(self.plan, args)
-        if self.plan.init == "random":
+        if self._phase_callback is not None:
+            self._phase_callback.restore()
+            self.remove_callback(self._phase_callback)
+        # Trainer keeps the optimizer of an earlier train(), or of a try with a larger batch (auto_find_batch_size).
+        self.optimizer, self.lr_scheduler = None, None
+        if self.plan.init == "random" and not self._resuming:
             draw_random_weights(self.model, args.seed)
         set_memory_format(self.model, getattr(args, "memory_format", "default"))
         self.resolved_plan = resolve_plan(self.plan, self.model, args, steps_per_epoch)
-        if self._phase_callback is not None:
-            self.remove_callback(self._phase_callback)
         self._phase_callback = PhaseCallback(self.resolved_plan, self.model)
         self.add_callback(self._phase_callback)
         return self.resolved_plan
@@ -213,7 +217,7 @@ class TransferTrainer(Trainer):
         if "learning_rate" in logs and self._phase_callback is not None and self._phase_callback.learning_rates:
             rates = self._phase_callback.learning_rates
             logs.update({f"learning_rate/{group}": rate for group, rate in rates.items()})
-            logs["phase"] = self._phase_callback.phase_name  # type: ignore[assignment]
+            logs["phase"] = self._phase_callback.number
         super().log(logs, start_time)
 
     def _non_finite_message(self, what: str, value: float, step: int) -> str:

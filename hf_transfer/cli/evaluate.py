@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hf_transfer.cli.images import load_images
 from hf_transfer.cli.options import DataOptions, parse
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
-from hf_transfer.data import ImageData, collate, eval_transform, load
+from hf_transfer.data import ImageData, collate, eval_transform
 from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import evaluate_predictions, make_compute_metrics
 from hf_transfer.models import label_names_of, load_trained
@@ -54,17 +55,7 @@ def run(argv: Sequence[str]) -> int:
     quiet_libraries()
     loaded = load_trained(options.model_name_or_path, options.model_revision)
     names = label_names_of(loaded.model)
-    data = load(
-        data_options.dataset,
-        image_column=data_options.image_column,
-        label_column=data_options.label_column,
-        split_seed=data_options.split_seed,
-        skip_bad_images=data_options.skip_bad_images,
-        revision=data_options.dataset_revision,
-        config_name=data_options.dataset_config,
-        label_names=names,
-        require_train=False,
-    )
+    data = load_images(data_options, names, require_train=False)
     split, images = _choose_split(data, options.split)
     with tempfile.TemporaryDirectory() as unused:
         trainer = TransferTrainer(
@@ -75,6 +66,7 @@ def run(argv: Sequence[str]) -> int:
                 remove_unused_columns=False,
                 per_device_eval_batch_size=options.per_device_eval_batch_size,
                 dataloader_pin_memory=torch.cuda.is_available(),
+                disable_tqdm=not sys.stderr.isatty(),
             ),
             data_collator=collate,
             processing_class=loaded.processor,

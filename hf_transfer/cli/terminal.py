@@ -63,6 +63,7 @@ def quiet_libraries() -> None:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("hf-transfer: %(levelname)s: %(message)s"))

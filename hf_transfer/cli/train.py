@@ -13,10 +13,11 @@ import torch
 
 from hf_transfer import recipes
 from hf_transfer.cli.evaluate import evaluate_split
+from hf_transfer.cli.images import load_images
 from hf_transfer.cli.options import ModelOptions, TrainDataOptions, parse
 from hf_transfer.cli.record import make_record
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
-from hf_transfer.data import ImageData, collate, eval_transform, load, train_transform, with_image_size
+from hf_transfer.data import ImageData, collate, eval_transform, train_transform, with_image_size
 from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import make_compute_metrics
 from hf_transfer.models import LoadedModel, check_image_size, load_for_training
@@ -39,6 +40,7 @@ DEFAULTS: Mapping[str, Any] = {
     "warmup_steps": 0.1,
     "weight_decay": 0.05,
     "dataloader_pin_memory": torch.cuda.is_available(),
+    "disable_tqdm": not sys.stderr.isatty(),  # a log file gets lines, not bars
 }
 DEFAULT_RECIPE = "lp_ft"
 
@@ -96,7 +98,7 @@ def train(job: Job) -> None:
     if args.process_index == 0:
         folder.check()
     with args.main_process_first(desc="load the data"):
-        data = _load_data(job.data)
+        data = load_images(job.data)
     loaded = _load_model(job, data)
     compute_metrics = make_compute_metrics(data.label_names, tuple(job.data.metrics or ()))
     plan = plan_from_arguments(args)
@@ -142,18 +144,6 @@ def _train_and_write(
         write_results(folder, record, results)
     terminal.results([result.report for result in results])
     terminal.files(folder)
-
-
-def _load_data(options: TrainDataOptions) -> ImageData:
-    return load(
-        options.dataset,
-        image_column=options.image_column,
-        label_column=options.label_column,
-        split_seed=options.split_seed,
-        skip_bad_images=options.skip_bad_images,
-        revision=options.dataset_revision,
-        config_name=options.dataset_config,
-    )
 
 
 def _load_model(job: Job, data: ImageData) -> LoadedModel:
