@@ -13,8 +13,8 @@ def set_memory_format(model: nn.Module, memory_format: str) -> torch.memory_form
     Args:
         model: The model.
         memory_format: "channels_last", "default", or "auto": channels_last for networks with batch normalisation.
-            Measured on a CPU, a training step is then 1.06 (ResNet-18) to 1.32 (EfficientNet-Lite0) times as fast,
-            and .96 to .99 for ConvNeXt and ViT, which therefore keep the default.
+            Measured on a CPU (benchmarks/RESULTS.md), a training step is then 1.15 (ResNet-18) to 1.44
+            (MobileNetV3) times as fast, and about equally fast for ConvNeXt and ViT, which keep the default.
 
     Returns:
         The format that was chosen.

@@ -41,7 +41,7 @@ class TransferArguments(TrainingArguments):
         default="auto",
         metadata={
             "help": "Memory layout of the model: channels_last, default, or auto, which takes channels_last for "
-            "networks with batch normalisation (1.06 to 1.3 times as fast on a CPU) and default for all others.",
+            "networks with batch normalisation (faster on a CPU: benchmarks/RESULTS.md) and default for all others.",
             "choices": ["auto", "channels_last", "default"],
         },
     )
