@@ -23,7 +23,7 @@ from hf_transfer.phases import PhaseCallback, ResolvedPlan, make_scheduler, reso
 from hf_transfer.plan import TransferPlan
 from hf_transfer.progress import use_phase_progress
 from hf_transfer.saving import complete_timm_config, strip_timm_prefix
-from hf_transfer.training_args import TransferArguments, plan_from_arguments
+from hf_transfer.training_args import TransferArguments, check_processes, plan_from_arguments
 
 
 class TransferTrainer(Trainer):
@@ -77,6 +77,7 @@ class TransferTrainer(Trainer):
         if self.plan is not None:
             if optimizers != (None, None):
                 raise PlanError("A plan makes its own optimizer: give either plan or optimizers, not both.")
+            check_processes(self.plan, args)
             steps = total_steps(self.plan, args.max_steps)
             args = args if steps is None else _replaced(args, max_steps=steps)
         super().__init__(
@@ -128,7 +129,6 @@ class TransferTrainer(Trainer):
 
     def _start_plan(self, args: TrainingArguments, steps_per_epoch: int) -> ResolvedPlan:
         assert self.plan is not None
-        _check_processes(self.plan, args)
         if self._phase_callback is not None:
             self._phase_callback.restore()
             self.remove_callback(self._phase_callback)
@@ -245,20 +245,6 @@ def _agreed_plan(plan: TransferPlan | None, args: TrainingArguments) -> Transfer
             "A plan and a recipe (or plan file) in the arguments contradict each other: give one of the two."
         )
     return plan if plan is not None else from_arguments
-
-
-def _check_processes(plan: TransferPlan, args: TrainingArguments) -> None:
-    if args.n_gpu > 1:
-        raise PlanError(
-            "A plan cannot be trained with nn.DataParallel, which Trainer uses for several devices in one process. "
-            "Start it with `accelerate launch`, or show one device only (CUDA_VISIBLE_DEVICES=0)."
-        )
-    if args.world_size > 1 and len(plan.phases) > 1:
-        # Changing requires_grad after DDP has wrapped the model makes the ranks diverge without a word.
-        raise PlanError(
-            f"A plan of several phases ({', '.join(phase.name for phase in plan.phases)}) can be trained in one "
-            f"process only, found {args.world_size}. Use one process, or a recipe of one phase such as last_blocks."
-        )
 
 
 def _replaced(args: TrainingArguments, **changes: Any) -> TrainingArguments:

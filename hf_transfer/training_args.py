@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from transformers import TrainingArguments
 
-from hf_transfer.errors import ArgumentError
+from hf_transfer.errors import ArgumentError, PlanError
 from hf_transfer.plan import TransferPlan
 
 MemoryFormat = Literal["auto", "channels_last", "default"]
@@ -70,6 +70,25 @@ class TransferArguments(TrainingArguments):
             raise ArgumentError(
                 "A plan file already says what is trained: give either --plan, or --recipe with its options."
             )
+
+
+def check_processes(plan: TransferPlan, args: TrainingArguments) -> None:
+    """Check that a plan can be trained on the processes and devices of the run.
+
+    Raises:
+        PlanError: `nn.DataParallel` would be used, or the plan has several phases and the run several processes.
+    """
+    if args.n_gpu > 1:
+        raise PlanError(
+            "A plan cannot be trained with nn.DataParallel, which Trainer uses for several devices in one process. "
+            "Start it with `accelerate launch`, or show one device only (CUDA_VISIBLE_DEVICES=0)."
+        )
+    if args.world_size > 1 and len(plan.phases) > 1:
+        # Changing requires_grad after DDP has wrapped the model makes the ranks diverge without a word.
+        raise PlanError(
+            f"A plan of several phases ({', '.join(phase.name for phase in plan.phases)}) can be trained in one "
+            f"process only, found {args.world_size}. Use one process, or a recipe of one phase such as last_blocks."
+        )
 
 
 def plan_from_arguments(args: TrainingArguments) -> TransferPlan | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from transformers import BeitConfig, BeitForImageClassification, MobileViTConfig
 import hf_transfer as ht
 from hf_transfer.errors import ArgumentError, FrozenChangedError, NonFiniteLossError, PlanError
 from hf_transfer.plan import group_learning_rates
+from hf_transfer.training_args import check_processes
 from tests import tiny
 from tests.training import RandomImages, arguments, logged
 
@@ -404,6 +407,24 @@ def test_contradictions_are_refused(
     """A plan together with what contradicts it is refused when the trainer is made."""
     with pytest.raises(error, match=message):
         ht.TransferTrainer(tiny.vit(), arguments(tmp_path, **options), train_dataset=RandomImages(), **keywords)
+
+
+@pytest.mark.parametrize(
+    ("processes", "devices", "plan", "refused"),
+    [
+        (2, 1, ht.recipes.lp_ft(), "several phases"),
+        (2, 1, ht.recipes.fine_tune(), None),
+        (1, 2, ht.recipes.fine_tune(), "DataParallel"),
+        (1, 1, ht.recipes.lp_ft(), None),
+    ],
+)
+def test_plans_that_ranks_cannot_follow_are_refused(
+    processes: int, devices: int, plan: ht.TransferPlan, refused: str | None
+) -> None:
+    """Several phases over several processes, and nn.DataParallel, are refused before anything is made."""
+    args: Any = SimpleNamespace(world_size=processes, n_gpu=devices)
+    with nullcontext() if refused is None else pytest.raises(PlanError, match=refused):
+        check_processes(plan, args)
 
 
 def test_optimizers_with_their_own_groups_are_refused(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class Terminal:
     def results(self, reports: Sequence[EvaluationReport]) -> None:
         """Print the metrics of each split."""
         for report in reports:
-            self.heading(f"Evaluation on {report.split} ({report.n:,} images)")
+            self.heading("Evaluation")
             self.text(report.table())
 
     def files(self, folder: Path) -> None:

@@ -24,7 +24,7 @@ from hf_transfer.models import LoadedModel, check_image_size, load_for_training
 from hf_transfer.outputs import RunFolder, SplitResult, write_results
 from hf_transfer.privacy import check_private
 from hf_transfer.trainer import TransferTrainer
-from hf_transfer.training_args import TransferArguments, plan_from_arguments
+from hf_transfer.training_args import TransferArguments, check_processes, plan_from_arguments
 
 DESCRIPTION = "Fine-tune an image classifier by a recipe or plan. The recipes are: " + ", ".join(recipes.names()) + "."
 DEFAULTS: Mapping[str, Any] = {
@@ -103,6 +103,7 @@ def train(job: Job) -> None:
     compute_metrics = make_compute_metrics(data.label_names, tuple(job.data.metrics or ()))
     plan = plan_from_arguments(args)
     assert plan is not None
+    check_processes(plan, args)
     table = plan.describe(loaded.model, args.learning_rate)
     check_private(data.to_dict())
     if args.process_index == 0:
