@@ -55,7 +55,7 @@ def freeze_state(
     trained = frozenset(name for group in trained_groups for name in group.parameter_names)
     touched = {group.index for group in trained_groups}
     kept = [path for group in groups if group.index not in touched for path in group.module_names]
-    kept += [path for path, own in batch_norms.items() if norm == "eval" or not trained.intersection(own)]
+    kept += [path for path, own in batch_norms.items() if norm == "eval" or (own and not trained.intersection(own))]
     return FreezeState(trained, _outermost(kept))
 
 
@@ -91,7 +91,8 @@ class Freezer:
         """Freeze all but what the state trains; replaces what was applied before."""
         self._release()
         for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(name in state.trained)
+            if parameter.is_floating_point():
+                parameter.requires_grad_(name in state.trained)
             if name not in state.trained:
                 parameter.grad = None
         modules = dict(self.model.named_modules())

@@ -9,14 +9,21 @@ import textwrap
 from torch import nn
 
 
+def is_transformers_model(model: nn.Module) -> bool:
+    """Whether the class of a model is one of transformers' own."""
+    return type(model).__module__.startswith("transformers.")
+
+
 def uses_num_items_in_batch(model: nn.Module) -> bool:
-    """Whether a model divides its loss by `num_items_in_batch` when it is given.
+    """Whether a model divides its loss for class labels by `num_items_in_batch` when it is given.
 
     Trainer takes any `**kwargs` in `forward` for a yes and then leaves the loss unscaled; most vision models take
     `**kwargs` for other reasons (https://github.com/huggingface/transformers/issues/47688). A model does it if its
-    forward names the argument, or passes its `**kwargs` on to a loss function. Where the source cannot be read, the
-    answer is yes, as Trainer has it.
+    forward names the argument, or passes its `**kwargs` on to a loss function. For classes that are not transformers'
+    own, or declare `accepts_loss_kwargs`, and where the source cannot be read, the answer is yes, as Trainer has it.
     """
+    if not is_transformers_model(model) or hasattr(model, "accepts_loss_kwargs"):
+        return True
     forward = inspect.unwrap(type(model).forward)
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))

@@ -32,6 +32,7 @@ class PhaseSteps:
     end: int
     lr_scheduler_type: str
     warmup_steps: int
+    learning_rate: float
 
     @property
     def steps(self) -> int:
@@ -125,7 +126,8 @@ def resolve_plan(plan: TransferPlan, model: nn.Module, args: TrainingArguments, 
     for phase, start, end in zip(plan.phases, (0, *ends), ends, strict=False):
         warmup = args.get_warmup_steps(end - start) if phase.warmup is None else _warmup(phase.warmup, end - start)
         scheduler = phase.lr_scheduler_type or str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
-        phases.append(PhaseSteps(phase, start, end, scheduler, warmup))
+        rate = args.learning_rate if phase.learning_rate is None else phase.learning_rate
+        phases.append(PhaseSteps(phase, start, end, scheduler, warmup, rate))
     return ResolvedPlan(
         plan,
         architecture,
@@ -193,37 +195,41 @@ def make_scheduler(resolved: ResolvedPlan, optimizer: Any, scheduler_kwargs: Any
     Raises:
         PlanError: A plan of several phases uses a schedule that is not a function of the step.
     """
-    if len(resolved.phases) == 1:
-        only = resolved.phases[0]
-        return get_scheduler(only.lr_scheduler_type, optimizer, only.warmup_steps, only.steps, scheduler_kwargs)
     factors = [_phase_factor(phase, scheduler_kwargs) for phase in resolved.phases]
+    if None in factors:
+        only = resolved.phases[0]
+        if len(resolved.phases) == 1:
+            return get_scheduler(only.lr_scheduler_type, optimizer, only.warmup_steps, only.steps, scheduler_kwargs)
+        kinds = ", ".join(sorted({phase.lr_scheduler_type for phase in resolved.phases}))
+        raise PlanError(
+            f"The schedule ({kinds}) depends on more than the step and works in plans of one phase only. Use linear, "
+            "cosine, constant, constant_with_warmup or polynomial."
+        )
     return LambdaLR(optimizer, [_group_factor(group, resolved, factors) for group in resolved.optimizer_groups])
 
 
 def _group_factor(
-    group: OptimizerGroup, resolved: ResolvedPlan, factors: Sequence[Callable[[int], float]]
+    group: OptimizerGroup, resolved: ResolvedPlan, factors: Sequence[Callable[[int], float] | None]
 ) -> Callable[[int], float]:
     def factor(step: int) -> float:
         index = resolved.phase_at(step)
         rate = group.learning_rates[index]
-        if rate is None:
+        phase_factor = factors[index]
+        if rate is None or phase_factor is None:
             return 0.0
-        return rate / group.learning_rate * factors[index](step - resolved.phases[index].start)
+        return rate / group.learning_rate * phase_factor(step - resolved.phases[index].start)
 
     return factor
 
 
-def _phase_factor(phase: PhaseSteps, scheduler_kwargs: Any) -> Callable[[int], float]:
-    """The multiplier of a transformers schedule, taken from one made for a throw-away optimizer."""
-    blank = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+def _phase_factor(phase: PhaseSteps, scheduler_kwargs: Any) -> Callable[[int], float] | None:
+    """The multiplier of a transformers schedule, from one made for a throw-away optimizer; None if there is none.
+
+    Schedules with a least rate (`min_lr`) count it against the rate of the optimizer that they are made for.
+    """
+    blank = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=phase.learning_rate)
     scheduler = get_scheduler(phase.lr_scheduler_type, blank, phase.warmup_steps, phase.steps, scheduler_kwargs)
-    if not isinstance(scheduler, LambdaLR):
-        raise PlanError(
-            f"The schedule {phase.lr_scheduler_type!r} depends on more than the step and works in plans of one phase "
-            "only. Use linear, cosine, constant, constant_with_warmup or polynomial."
-        )
-    factor: Callable[[int], float] = scheduler.lr_lambdas[0]
-    return factor
+    return scheduler.lr_lambdas[0] if isinstance(scheduler, LambdaLR) else None
 
 
 def _warmup(warmup: float, steps: int) -> int:
@@ -264,7 +270,7 @@ class PhaseCallback(TrainerCallback):
         self._freezer.apply(self._state)
         self._frozen = digests(frozen_tensors(self.model, self._state))
         self._trained = digests(self._trained_tensors())
-        self._checked = False
+        self._checked = step >= self.resolved.phases[-1].end  # a finished run that is resumed trains nothing
         logger.info("Phase %d of %d, %r, from step %d.", index + 1, len(self.resolved.phases), phase.name, step)
 
     def restore(self) -> None:
@@ -288,8 +294,12 @@ class PhaseCallback(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        names = {g.name: self.resolved.groups[g.layer_group].name for g in self.resolved.optimizer_groups}
-        self.learning_rates = {names[g["name"]]: float(g["lr"]) for g in reversed(kwargs["optimizer"].param_groups)}
+        rates = {g["name"]: float(g["lr"]) for g in kwargs["optimizer"].param_groups}
+        # A layer group may hold parameters of several phases: the rate of those that are trained counts.
+        self.learning_rates = {group.name: 0.0 for group in self.resolved.groups}
+        for group in self.resolved.optimizer_groups:
+            if group.learning_rates[self.current or 0] is not None:
+                self.learning_rates[self.resolved.groups[group.layer_group].name] = rates[group.name]
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -52,7 +52,10 @@ class PhasePrinterCallback(PrinterCallback):
 
 def use_phase_progress(trainer: Trainer, phase_names: Sequence[str]) -> None:
     """Replace the trainer's standard progress or printer callback, where it has one."""
-    if trainer.pop_callback(ProgressCallback) is not None:
-        trainer.add_callback(PhaseProgressCallback(phase_names))
-    if trainer.pop_callback(PrinterCallback) is not None:
-        trainer.add_callback(PhasePrinterCallback)
+    for callback in list(trainer.callback_handler.callbacks):
+        if type(callback) is ProgressCallback:  # a user's own subclass stays
+            trainer.remove_callback(callback)
+            trainer.add_callback(PhaseProgressCallback(phase_names))
+        elif type(callback) is PrinterCallback:
+            trainer.remove_callback(callback)
+            trainer.add_callback(PhasePrinterCallback)

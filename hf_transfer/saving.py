@@ -8,9 +8,19 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from hf_transfer.errors import PlanError
+from hf_transfer.plan import TransferPlan
+
+PLAN_FILE = "transfer_plan.json"
 _TIMM_PREFIX = "timm_model."
+
+
+def is_timm_wrapper(model: nn.Module) -> bool:
+    """Whether a model is transformers' wrapper around a timm model."""
+    return getattr(getattr(model, "config", None), "model_type", None) == "timm_wrapper"
 
 
 def complete_timm_config(model: nn.Module, processor: Any = None) -> None:
@@ -23,9 +33,9 @@ def complete_timm_config(model: nn.Module, processor: Any = None) -> None:
         model: The model that will be saved.
         processor: Its image processor, whose settings are the ones to save.
     """
-    config: Any = getattr(model, "config", None)
-    if getattr(config, "model_type", None) != "timm_wrapper":
+    if not is_timm_wrapper(model):
         return
+    config: Any = model.config
     config.model_args = config.model_args or {}
     # A configuration that was loaded with label names keeps the old ones beside a new id2label.
     config.label_names = [config.id2label[index] for index in range(config.num_labels)]
@@ -50,3 +60,38 @@ def strip_timm_prefix(folder: str | Path) -> None:
     temporary = path.with_suffix(".tmp")
     save_file({n.removeprefix(_TIMM_PREFIX): w for n, w in weights.items()}, temporary, metadata={"format": "pt"})
     temporary.replace(path)
+
+
+def restore_weights(model: nn.Module, checkpoint: str | Path) -> None:
+    """Load a checkpoint's weights into a transformers model, all of them.
+
+    `save_pretrained` stores ViT, DINOv2 or Swin under the names of transformers 4; Trainer loads them by the names of
+    transformers 5, not strictly, and leaves out what does not fit with a warning. `from_pretrained` knows both.
+
+    Args:
+        model: Changed in place; other models than transformers' own, and sharded checkpoints, are left to Trainer.
+        checkpoint: A folder with `model.safetensors`.
+    """
+    if not isinstance(model, PreTrainedModel) or not (Path(checkpoint) / SAFE_WEIGHTS_NAME).is_file():
+        return
+    dtype = next(model.parameters()).dtype
+    stored = type(model).from_pretrained(checkpoint, config=copy.deepcopy(model.config), dtype=dtype)
+    model.load_state_dict(stored.state_dict())
+
+
+def check_plan_of_checkpoint(plan: TransferPlan, checkpoint: str | Path) -> None:
+    """Refuse to resume a run whose plan was another one: optimizer state is matched by position.
+
+    Raises:
+        PlanError: Names what differs.
+    """
+    path = Path(checkpoint) / PLAN_FILE
+    if not path.is_file():
+        return
+    theirs = TransferPlan.load(path)
+    differing = [key for key in ("phases", "init") if getattr(plan, key) != getattr(theirs, key)]
+    if differing:
+        raise PlanError(
+            f"{path.parent.name} was saved under another plan; different: {', '.join(differing)}. Resume with the "
+            f"plan in its {PLAN_FILE} (--plan), or start a new run in another output folder."
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,20 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_transfer.errors import NonFiniteLossError, PlanError
 from hf_transfer.initialise import draw_random_weights
-from hf_transfer.losses import uses_num_items_in_batch
+from hf_transfer.losses import is_transformers_model, uses_num_items_in_batch
 from hf_transfer.memory_format import set_memory_format
 from hf_transfer.optimizer_groups import torch_groups
 from hf_transfer.phases import PhaseCallback, ResolvedPlan, make_scheduler, resolve_plan, total_steps
 from hf_transfer.plan import TransferPlan
 from hf_transfer.progress import use_phase_progress
-from hf_transfer.saving import complete_timm_config, strip_timm_prefix
+from hf_transfer.saving import (
+    PLAN_FILE,
+    check_plan_of_checkpoint,
+    complete_timm_config,
+    is_timm_wrapper,
+    restore_weights,
+    strip_timm_prefix,
+)
 from hf_transfer.training_args import TransferArguments, check_processes, plan_from_arguments
 
 
@@ -67,6 +74,8 @@ class TransferTrainer(Trainer):
         plan: TransferPlan | None = None,
     ) -> None:
         args = TransferArguments(output_dir="tmp_trainer") if args is None else args
+        self.args: TrainingArguments
+        self.data_collator: Any
         self.model_accepts_loss_kwargs: bool
         self.optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
         self.plan = _agreed_plan(plan, args)
@@ -82,7 +91,7 @@ class TransferTrainer(Trainer):
             args = args if steps is None else _replaced(args, max_steps=steps)
         super().__init__(
             model,
-            _keeping_columns_for_transforms(args, train_dataset, eval_dataset),
+            args,
             data_collator,
             train_dataset,
             eval_dataset,
@@ -95,8 +104,14 @@ class TransferTrainer(Trainer):
             optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics,
         )
-        if self.model_accepts_loss_kwargs and not uses_num_items_in_batch(self.model):
+        unwrapped = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if self.model_accepts_loss_kwargs and not uses_num_items_in_batch(unwrapped):
             self.model_accepts_loss_kwargs = False
+        if args.remove_unused_columns and _has_transform(train_dataset, eval_dataset):
+            # Keep the columns that the transform reads (https://github.com/huggingface/transformers/issues/22119) and
+            # drop unused ones from what it returns.
+            self.data_collator = self._get_collator_with_removed_columns(self.data_collator)
+            self.args = _replaced(self.args, remove_unused_columns=False)
         if self.plan is not None:
             use_phase_progress(self, [phase.name for phase in self.plan.phases])
         elif getattr(args, "memory_format", "default") == "channels_last":
@@ -176,6 +191,9 @@ class TransferTrainer(Trainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Collect the batches of one optimizer step, and note how much of it each one is."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.model_accepts_loss_kwargs and _has_float_labels(batches) and is_transformers_model(self.model):
+            # Losses for several labels and for regression ignore num_items_in_batch.
+            self.model_accepts_loss_kwargs, num_items = False, None
         self._micro_batch_weights = iter(_micro_batch_weights(batches))
         return batches, num_items
 
@@ -197,20 +215,41 @@ class TransferTrainer(Trainer):
             raise NonFiniteLossError(self._non_finite_message("loss", float(loss), self.state.global_step + 1))
         return loss
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Evaluate as Trainer does; during training, a loss that is not finite stops the run before it is saved."""
-        metrics: dict[str, float] = super().evaluate(*args, **kwargs)
-        bad = [name for name, value in metrics.items() if name.endswith("_loss") and not math.isfinite(value)]
-        if bad and self.is_in_train:
-            raise NonFiniteLossError(self._non_finite_message(bad[0], metrics[bad[0]], self.state.global_step))
+        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        loss = metrics.get(f"{metric_key_prefix}_loss")
+        if self.is_in_train and isinstance(loss, float) and not math.isfinite(loss):
+            what = f"{metric_key_prefix}_loss"
+            raise NonFiniteLossError(self._non_finite_message(what, loss, self.state.global_step))
         return metrics
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save as Trainer does; a timm model so that timm can load it, too."""
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save as Trainer does; a timm model so that timm can load it, too, and the plan beside the weights."""
         complete_timm_config(self.model, self.processing_class)
-        super().save_model(output_dir, _internal_call)
-        if self.args.should_save and not _internal_call:
-            strip_timm_prefix(output_dir or self.args.output_dir)
+        super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        if is_timm_wrapper(self.model):
+            strip_timm_prefix(folder)
+        if self.plan is not None:
+            self.plan.save(folder / PLAN_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load weights; Trainer's own way leaves out those that are stored under the names of transformers 4."""
+        if self.plan is not None:
+            check_plan_of_checkpoint(self.plan, resume_from_checkpoint)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        restore_weights(self.model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        """Load the best checkpoint; see `_load_from_checkpoint`."""
+        super()._load_best_model()
+        if self.state.best_model_checkpoint is not None:
+            restore_weights(self.model, self.state.best_model_checkpoint)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with one learning rate per layer group."""
@@ -254,22 +293,25 @@ def _replaced(args: TrainingArguments, **changes: Any) -> TrainingArguments:
     return changed
 
 
-def _keeping_columns_for_transforms(args: TrainingArguments, *datasets: Any) -> TrainingArguments:
-    """Keep the columns that an on-the-fly transform reads (https://github.com/huggingface/transformers/issues/22119)."""
-    if not args.remove_unused_columns:
-        return args
+def _has_transform(*datasets: Any) -> bool:
+    """Whether a data set makes its columns on the fly."""
     flat = [d for item in datasets for d in (item.values() if isinstance(item, dict) else [item])]
-    if any(isinstance(f := getattr(d, "format", None), dict) and f.get("type") == "custom" for d in flat):
-        return _replaced(args, remove_unused_columns=False)
-    return args
+    return any(isinstance(f := getattr(d, "format", None), dict) and f.get("type") == "custom" for d in flat)
+
+
+def _labels(batches: list[Any]) -> list[torch.Tensor]:
+    found = [batch.get("labels") if isinstance(batch, Mapping) else None for batch in batches]
+    tensors = [labels for labels in found if isinstance(labels, torch.Tensor)]
+    return tensors if len(tensors) == len(batches) else []
+
+
+def _has_float_labels(batches: list[Any]) -> bool:
+    return any(labels.is_floating_point() for labels in _labels(batches))
 
 
 def _micro_batch_weights(batches: list[Any]) -> list[float]:
-    """Each micro-batch's share of the images, times the number of micro-batches: 1.0 where all are of one size."""
-    try:
-        sizes = [len(batch["labels"]) for batch in batches]
-    except (KeyError, TypeError, IndexError):
-        return []
+    """Each micro-batch's share of the labels, times the number of micro-batches; empty where all are of one size."""
+    sizes = [len(labels) if labels.is_floating_point() else int(labels.ne(-100).sum()) for labels in _labels(batches)]
     total = sum(sizes)
     if not total or len(set(sizes)) == 1:
         return []

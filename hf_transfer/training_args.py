@@ -76,8 +76,15 @@ def check_processes(plan: TransferPlan, args: TrainingArguments) -> None:
     """Check that a plan can be trained on the processes and devices of the run.
 
     Raises:
-        PlanError: `nn.DataParallel` would be used, or the plan has several phases and the run several processes.
+        PlanError: `nn.DataParallel` would be used, the plan has several phases and the run several processes, or
+            activation checkpointing is of the reentrant kind.
     """
+    checkpointing = args.activation_checkpointing_kwargs or {}
+    if args.activation_checkpointing and checkpointing.get("use_reentrant"):
+        raise PlanError(
+            "Reentrant activation checkpointing gives no gradient to layers behind a frozen part. Set use_reentrant "
+            "to false in activation_checkpointing_kwargs."
+        )
     if args.n_gpu > 1:
         raise PlanError(
             "A plan cannot be trained with nn.DataParallel, which Trainer uses for several devices in one process. "

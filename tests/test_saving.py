@@ -8,11 +8,14 @@ from pathlib import Path
 import timm
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import AutoModelForImageClassification
 
+import hf_transfer as ht
 from hf_transfer.saving import complete_timm_config, strip_timm_prefix
 from tests import tiny
 from tests.checkpoints import save_timm_resnet, save_vit
+from tests.training import arguments
 
 
 def test_timm_and_transformers_give_the_same_logits(tmp_path: Path) -> None:
@@ -52,6 +55,19 @@ def test_processor_settings_are_merged() -> None:
     complete_timm_config(model, Processor())
     assert model.config.pretrained_cfg == {"classifier": "fc", "input_size": [3, 48, 48]}
     assert model.config.model_args
+
+
+def test_trainer_strips_the_prefix_of_wrappers_only(tmp_path: Path) -> None:
+    """A user's own module that has a part called timm_model keeps its names; its own state dict fits the file."""
+
+    class Own(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.timm_model = torch.nn.Linear(2, 2)
+
+    trainer = ht.TransferTrainer(Own(), arguments(tmp_path))
+    trainer.save_model()
+    assert set(load_file(tmp_path / "model.safetensors")) == {"timm_model.weight", "timm_model.bias"}
 
 
 def test_other_models_are_left_alone(tmp_path: Path) -> None:

@@ -125,6 +125,43 @@ def test_micro_batches_of_different_size_are_weighted(tmp_path: Path) -> None:
     assert values[1] == pytest.approx(values[0], rel=1e-5)
 
 
+def test_accumulation_is_right_for_several_labels_per_image(tmp_path: Path) -> None:
+    """A ViT with multi-label targets gives the same loss and gradient norm for one batch of 16 and 4 of 4."""
+
+    class ManyLabels(RandomImages):
+        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+            item = super().__getitem__(index)
+            return item | {"labels": torch.nn.functional.one_hot(item["labels"], 3).float()}
+
+    model = tiny.vit(hidden_dropout_prob=0.0)
+    values = []
+    for size, steps in ((16, 1), (4, 4)):
+        args = arguments(
+            tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=steps, max_grad_norm=1e9
+        )
+        trainer = ht.TransferTrainer(copy.deepcopy(model), args, train_dataset=ManyLabels(16))
+        trainer.train()
+        values.append((logged(trainer, "loss")[0], logged(trainer, "grad_norm")[0]))
+    assert values[1] == pytest.approx(values[0], rel=1e-5)
+
+
+def test_ignored_labels_do_not_count(tmp_path: Path) -> None:
+    """With labels of -100 in one micro-batch the loss is still that of the whole batch."""
+    torch.manual_seed(0)
+    model = tiny.resnet()
+    data = RandomImages(16)
+    data.labels[torch.tensor([0, 1, 2, 5, 7])] = -100
+    values = []
+    for size, steps in ((16, 1), (8, 2)):
+        args = arguments(
+            tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=steps, max_grad_norm=1e9
+        )
+        trainer = ht.TransferTrainer(copy.deepcopy(model), args, train_dataset=data, plan=ht.recipes.fine_tune())
+        trainer.train()
+        values.append((logged(trainer, "loss")[0], logged(trainer, "grad_norm")[0]))
+    assert values[1] == pytest.approx(values[0], rel=1e-5)
+
+
 @pytest.mark.parametrize("name", sorted(tiny.TRANSFORMERS_MODELS))
 def test_frozen_is_bit_identical_and_trained_moves(name: str, tmp_path: Path) -> None:
     """After training the last block, all other parameters and buffers are unchanged, and each trained group moved."""
@@ -197,6 +234,23 @@ def test_phases_have_their_own_schedule(tmp_path: Path) -> None:
     assert trainer.state.global_step == 8
 
 
+def test_rate_of_a_partly_trained_group_is_that_of_its_trained_part(tmp_path: Path) -> None:
+    """While only biases train, the logged rate of their layer group is theirs, not the 0 of the frozen weights."""
+    phases = (ht.Phase("biases", "bias", epochs=1), ht.Phase("all", "all", epochs=1))
+    trainer = _train(tiny.vit(), tmp_path, ht.TransferPlan(phases), lr_scheduler_type="constant")
+    assert logged(trainer, "learning_rate/vit.layers.0") == [1e-2] * 8
+
+
+def test_least_rate_counts_against_the_phase(tmp_path: Path) -> None:
+    """cosine_with_min_lr ends each phase at the least rate that was asked for."""
+    options = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 5e-3}}
+    phases = (ht.Phase("a", "head", epochs=1), ht.Phase("b", "all", epochs=1))
+    for plan in (ht.TransferPlan(phases), ht.TransferPlan(phases[:1])):
+        trainer = _train(tiny.vit(), tmp_path, plan, **options)
+        assert min(logged(trainer, "learning_rate/head")) > 5e-3
+        assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(5e-3)
+
+
 def test_frozen_parameters_hold_no_optimizer_state(tmp_path: Path) -> None:
     """Adam holds state for trained parameters only."""
     trainer = _train(tiny.vit(), tmp_path, ht.recipes.linear_probe())
@@ -204,16 +258,21 @@ def test_frozen_parameters_hold_no_optimizer_state(tmp_path: Path) -> None:
     assert held == {id(p) for p in trainer.model.classifier.parameters()}
 
 
-def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
-    """Two phases, stopped after each save and resumed, end in the same weights as one run."""
+@pytest.mark.parametrize("name", sorted(tiny.TRANSFORMERS_MODELS))
+def test_resumed_run_equals_uninterrupted_run(name: str, tmp_path: Path) -> None:
+    """Two phases, stopped in each and resumed from fresh weights, end in the same weights as one run."""
     torch.manual_seed(0)
-    model = tiny.resnet()
+    model = tiny.TRANSFORMERS_MODELS[name]()
     start = copy.deepcopy(model)
     plan = ht.recipes.lp_ft(probe_epochs=1)
     whole = _train(model, tmp_path / "whole", plan, save_strategy="steps", save_steps=3)
     for checkpoint in ("checkpoint-3", "checkpoint-6"):
+        other = copy.deepcopy(start)
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.add_(1.0)  # nothing but the checkpoint may decide
         resumed = ht.TransferTrainer(
-            copy.deepcopy(start),
+            other,
             arguments(tmp_path / "whole", save_strategy="no"),
             train_dataset=RandomImages(),
             plan=plan,
@@ -222,6 +281,40 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path: Path) -> None:
         assert resumed.state.global_step == whole.state.global_step == 8
         expected = model.state_dict()
         assert all(torch.equal(v, expected[k]) for k, v in resumed.model.state_dict().items())
+
+
+def test_resuming_under_another_plan_is_refused(tmp_path: Path) -> None:
+    """The checkpoint of a linear probe cannot be resumed as fine-tuning; the message says which plan to use."""
+    _train(tiny.vit(), tmp_path, ht.recipes.linear_probe(), save_strategy="steps", save_steps=2)
+    trainer = ht.TransferTrainer(
+        tiny.vit(), arguments(tmp_path), train_dataset=RandomImages(), plan=ht.recipes.fine_tune()
+    )
+    with pytest.raises(PlanError, match=r"checkpoint-2 was saved under another plan; different: phases"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+@pytest.mark.parametrize("name", ["vit", "swin"])
+def test_best_model_is_loaded_whole(name: str, tmp_path: Path) -> None:
+    """load_best_model_at_end restores every tensor of the best checkpoint, also where stored names are older ones."""
+    scores = iter([0.9, 0.1])
+    kept: dict[str, torch.Tensor] = {}
+
+    class Keep(transformers.TrainerCallback):
+        def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            kept.update(copy.deepcopy(model.state_dict()) if not kept else {})
+
+    options = {"num_train_epochs": 2, "save_strategy": "epoch", "eval_strategy": "epoch"}
+    trainer = ht.TransferTrainer(
+        tiny.TRANSFORMERS_MODELS[name](),
+        arguments(tmp_path, **options, load_best_model_at_end=True, metric_for_best_model="score"),
+        train_dataset=RandomImages(),
+        eval_dataset=RandomImages(),
+        compute_metrics=lambda _: {"score": next(scores)},
+        callbacks=[Keep()],
+        plan=ht.recipes.fine_tune(),
+    )
+    trainer.train()
+    assert all(torch.equal(value, kept[key]) for key, value in trainer.model.state_dict().items())
 
 
 def test_second_train_trains_again(tmp_path: Path) -> None:
@@ -328,6 +421,19 @@ def test_evaluation_loss_that_is_not_finite_stops_before_the_save(tmp_path: Path
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
 
 
+def test_metrics_of_the_user_may_be_anything(tmp_path: Path) -> None:
+    """Lists and infinities that the user's own metrics return stop nothing, although their names end in loss."""
+    trainer = ht.TransferTrainer(
+        tiny.vit(),
+        arguments(tmp_path, eval_strategy="epoch"),
+        train_dataset=RandomImages(8),
+        eval_dataset=RandomImages(8),
+        compute_metrics=lambda _: {"class_loss": [1.0, 2.0], "log_loss": math.inf},
+    )
+    trainer.train()
+    assert logged(trainer, "eval_log_loss") == [math.inf]
+
+
 def test_early_stopping_and_best_model(tmp_path: Path) -> None:
     """Evaluation, early stopping and loading of the best checkpoint work over phases, and frozen parts are checked."""
     args = arguments(
@@ -422,7 +528,12 @@ def test_plans_that_ranks_cannot_follow_are_refused(
     processes: int, devices: int, plan: ht.TransferPlan, refused: str | None
 ) -> None:
     """Several phases over several processes, and nn.DataParallel, are refused before anything is made."""
-    args: Any = SimpleNamespace(world_size=processes, n_gpu=devices)
+    args: Any = SimpleNamespace(
+        world_size=processes,
+        n_gpu=devices,
+        activation_checkpointing=False,
+        activation_checkpointing_kwargs=None,
+    )
     with nullcontext() if refused is None else pytest.raises(PlanError, match=refused):
         check_processes(plan, args)
 
@@ -476,14 +587,19 @@ def test_plateau_schedule_works_in_one_phase_only(tmp_path: Path) -> None:
 
 
 def test_columns_of_transforms_are_kept(tmp_path: Path) -> None:
-    """A data set with an on-the-fly transform keeps the columns that the transform reads."""
+    """A transform finds the columns that it reads; what it returns beyond the model's arguments is dropped."""
     from datasets import Dataset
 
     images = RandomImages(8)
     data = Dataset.from_dict({"index": list(range(8))}).with_transform(
-        lambda rows: {"pixel_values": images.pixels[rows["index"]], "labels": images.labels[rows["index"]]}
+        lambda rows: {
+            "pixel_values": images.pixels[rows["index"]],
+            "labels": images.labels[rows["index"]],
+            "index": torch.tensor(rows["index"]),
+        }
     )
-    trainer = ht.TransferTrainer(tiny.vit(), arguments(tmp_path), train_dataset=data, plan=ht.recipes.linear_probe())
+    model = tiny.timm_wrapper("resnet18")  # passes what it does not know on to timm, which would fail
+    trainer = ht.TransferTrainer(model, arguments(tmp_path), train_dataset=data, plan=ht.recipes.linear_probe())
     trainer.train()
     assert trainer.state.global_step == 1
 
