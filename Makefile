@@ -34,7 +34,7 @@ help:  ## Show these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 demo: $(DEMO_READY)  ## Fine-tune a real ImageNet model on real images, offline, into demo-output/
-	HF_HUB_OFFLINE=1 "$(VENV)/bin/hf-transfer" demo --output_dir "$(OUTPUT)"
+	HF_HUB_OFFLINE=1 "$(VENV)/bin/hf-transfer" demo --output_dir "$(OUTPUT)" --overwrite_output_dir
 
 test: $(TEST_READY)  ## Run all tests
 	"$(VENV_PYTHON)" -m pytest $(ARGS)

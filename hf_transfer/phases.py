@@ -126,6 +126,7 @@ def resolve_plan(plan: TransferPlan, model: nn.Module, args: TrainingArguments, 
     for phase, start, end in zip(plan.phases, (0, *ends), ends, strict=False):
         warmup = args.get_warmup_steps(end - start) if phase.warmup is None else _warmup(phase.warmup, end - start)
         scheduler = phase.lr_scheduler_type or str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+        warmup = min(warmup, end - start - 1)  # a phase of warm-up alone would end where it should begin
         rate = args.learning_rate if phase.learning_rate is None else phase.learning_rate
         phases.append(PhaseSteps(phase, start, end, scheduler, warmup, rate))
     return ResolvedPlan(

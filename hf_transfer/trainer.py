@@ -229,7 +229,11 @@ class TransferTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save as Trainer does; a timm model so that timm can load it, too, and the plan beside the weights."""
         complete_timm_config(self.model, self.processing_class)
-        super()._save(output_dir, state_dict)
+        token, self.args.hub_token = self.args.hub_token, None  # Trainer pickles its arguments beside the weights
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.args.output_dir)

@@ -31,6 +31,9 @@ class DemoOptions:
     """Where to."""
 
     output_dir: str = field(default="hf-transfer-demo", metadata={"help": "Folder for the results."})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Remove the files of an earlier run; a finished demo is always replaced."}
+    )
 
 
 def run(argv: Sequence[str]) -> int:
@@ -53,7 +56,8 @@ def run(argv: Sequence[str]) -> int:
         flags |= SETTINGS | {"output_dir": options.output_dir}
         words = [word for name, value in flags.items() for word in (f"--{name}", value)]
         model, data, args, _ = parse((ModelOptions, TrainDataOptions, TransferArguments), words, "demo", "", DEFAULTS)
-        train(Job(model, data, args, ("hf-transfer", "demo", *argv), overwrite=_is_demo(Path(options.output_dir))))
+        overwrite = options.overwrite_output_dir or _is_demo(Path(options.output_dir))
+        train(Job(model, data, args, ("hf-transfer", "demo", *argv), overwrite))
     terminal.heading("Next")
     terminal.text("hf-transfer train --model_name_or_path MODEL --dataset FOLDER --output_dir RESULTS")
     return 0

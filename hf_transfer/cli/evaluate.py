@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from datasets import concatenate_datasets
 
 from hf_transfer.cli.images import load_images
 from hf_transfer.cli.options import DataOptions, parse
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.data import ImageData, collate, eval_transform
 from hf_transfer.errors import ArgumentError
-from hf_transfer.evaluation import evaluate_predictions, make_compute_metrics
+from hf_transfer.evaluation import METRIC_TITLES, MetricValue, evaluate_predictions, make_compute_metrics
 from hf_transfer.models import label_names_of, load_trained
-from hf_transfer.outputs import SplitResult, write_evaluation
+from hf_transfer.outputs import RunFolder, SplitResult, write_evaluation
 from hf_transfer.run_record import RunRecord
 from hf_transfer.trainer import TransferTrainer
 from hf_transfer.training_args import TransferArguments
@@ -50,13 +50,20 @@ def run(argv: Sequence[str]) -> int:
     if words and not words[0].startswith("-"):
         words = ["--model_name_or_path", *words]
     options, data_options, given = parse((EvaluateOptions, DataOptions), words, "evaluate", __doc__ or "")
-    if "split_seed" not in given:
-        data_options.split_seed = _trained_split_seed(options.model_name_or_path, data_options.split_seed)
+    if options.per_device_eval_batch_size <= 0:
+        raise ArgumentError(f"per_device_eval_batch_size must be above 0, found {options.per_device_eval_batch_size}.")
+    if options.output_dir is not None:
+        RunFolder(Path(options.output_dir)).check()
+    own_run = _own_run(options.model_name_or_path)
+    if "split_seed" not in given and own_run is not None:
+        # Another seed would mix in images that the model was trained on.
+        data_options.split_seed = own_run.split_seed
     quiet_libraries()
     loaded = load_trained(options.model_name_or_path, options.model_revision)
     names = label_names_of(loaded.model)
     data = load_images(data_options, names, require_train=False)
-    split, images = _choose_split(data, options.split)
+    seen = own_run is not None and own_run.data["fingerprint"] == data.fingerprint
+    split, images = _choose_split(data, options.split, seen)
     with tempfile.TemporaryDirectory() as unused:
         trainer = TransferTrainer(
             model=loaded.model,
@@ -102,20 +109,35 @@ def evaluate_split(
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
     labels = np.asarray(output.label_ids)
     report = evaluate_predictions(logits, labels, label_names_of(trainer.model), name)
+    extra = {key: MetricValue(value, None, None) for key, value in _extra_metrics(output.metrics, prefix or "eval")}
+    report = replace(report, metrics=report.metrics | extra)
     return SplitResult(report, logits, labels, images)
 
 
-def _trained_split_seed(folder: str, default: int) -> int:
-    """The seed that the model's own run split its data with: another one would mix in images it was trained on."""
+def _extra_metrics(metrics: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    """The metrics that `--metrics` added: what is neither among ours nor a measure of the pass itself."""
+    ours = {*METRIC_TITLES, "loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
+    for key, value in metrics.items():
+        name = key.removeprefix(f"{prefix}_")
+        if name not in ours and isinstance(value, int | float) and key != "epoch":
+            yield name, float(value)
+
+
+def _own_run(folder: str) -> RunRecord | None:
+    """The record of the run that trained the model, where the model is a folder that has one."""
     path = Path(folder) / "run.json"
-    return RunRecord.load(path).split_seed if path.is_file() else default
+    return RunRecord.load(path) if path.is_file() else None
 
 
-def _choose_split(data: ImageData, wanted: str | None) -> tuple[str, Any]:
-    available = {"train": data.train, data.evaluation_split: data.validation, "test": data.test}
+def _choose_split(data: ImageData, wanted: str | None, seen: bool) -> tuple[str, Any]:
+    """The split to evaluate; of data without splits all, unless the model was trained on their training part."""
+    if wanted is None and not seen and data.evaluation_split.startswith("train") and data.train is not None:
+        return "all", concatenate_datasets([data.train, data.validation])
+    available = {"train": data.train, "validation": data.validation, "test": data.test}
+    if data.evaluation_split == "test":
+        available = {"train": data.train, "test": data.validation}
     present = {name: images for name, images in available.items() if images is not None}
-    order = [wanted] if wanted else [data.evaluation_split, "test", "train"]
-    for name in order:
+    for name in [wanted] if wanted else ["validation", "test", "train"]:
         if name in present:
-            return name, present[name]
-    raise ArgumentError(f"There is no split {wanted!r} in {data.name}; there are: {json.dumps(list(present))}.")
+            return data.evaluation_split if present[name] is data.validation else name, present[name]
+    raise ArgumentError(f"There is no split {wanted!r} in {data.name}; there are: {', '.join(present)}.")

@@ -44,7 +44,12 @@ def run(argv: Sequence[str]) -> int:
     quiet_libraries()
     model = load_structure(options.model_name_or_path, options.model_revision)
     plan = _plan(options)
-    rate = options.learning_rate or recipes.default_learning_rate(options.recipe or "")
+    if plan is not None and options.granularity != "block":
+        raise ArgumentError("Plans are resolved for blocks: give --granularity stage without --recipe or --plan.")
+    default = recipes.default_learning_rate(options.recipe or "")
+    rate = default if options.learning_rate is None else options.learning_rate
+    if rate <= 0:
+        raise ArgumentError(f"learning_rate must be above 0, found {rate}.")
     wrapper = wrap(model, options.granularity)
     terminal = Terminal(sys.stdout)
     if options.json:
@@ -61,11 +66,15 @@ def _plan(options: InspectOptions) -> TransferPlan | None:
             raise ArgumentError("Give either --plan or --recipe, not both.")
         return TransferPlan.load(options.plan)
     if options.recipe is None:
+        if options.recipe_options is not None:
+            raise ArgumentError("recipe_options need a recipe: give --recipe NAME.")
         return None
     try:
         settings = json.loads(options.recipe_options or "{}")
     except ValueError as error:
         raise ArgumentError(f"--recipe_options must be JSON, found {options.recipe_options!r}.") from error
+    if not isinstance(settings, dict):
+        raise ArgumentError(f"--recipe_options must be a JSON object, found {options.recipe_options!r}.")
     return recipes.get(options.recipe, **settings)
 
 

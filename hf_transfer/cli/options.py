@@ -51,7 +51,7 @@ class DataOptions:
     )
     skip_bad_images: bool = field(
         default=False,
-        metadata={"help": "Go on even if more than 1 % of the images of a split cannot be read; all are listed."},
+        metadata={"help": "Go on even if more than 1 %% of the images of a split cannot be read; all are listed."},
     )
     metrics: list[str] | None = field(
         default=None,
@@ -94,10 +94,17 @@ def parse(
     Raises:
         ArgumentError: The file is missing, is not YAML or has unknown keys.
     """
-    parser = HfArgumentParser(list(types), prog=f"hf-transfer {command}", description=description, allow_abbrev=False)
+    parser = HfArgumentParser(
+        list(types),
+        prog=f"hf-transfer {command}",
+        usage=f"hf-transfer {command} [--flags] [--config FILE.yaml]; --help lists the flags",
+        description=description,
+        allow_abbrev=False,
+    )
     parser.add_argument("--config", metavar="FILE.yaml", help="YAML file with flags; those on the command line win.")
     known = {action.dest for action in parser._actions}
     config = _read_config(list(argv), known)
+    _check_config(config, parser)
     for action in parser._actions:
         if action.dest in config or action.dest in (defaults or {}):
             action.required = False
@@ -114,6 +121,21 @@ def parse(
         parser.error(f"unknown: {' '.join(unknown)}")
     given = set(config) | {a[2:].split("=")[0].replace("-", "_") for a in argv if a.startswith("--")}
     return (*parsed, frozenset(given & known))
+
+
+def _check_config(config: dict[str, Any], parser: HfArgumentParser) -> None:
+    """Check what argparse checks of flags but not of defaults: choices; and turn one word into a list of one."""
+    for action in parser._actions:
+        if action.dest not in config:
+            continue
+        value = config[action.dest]
+        if action.choices is not None and value not in action.choices:
+            choices = ", ".join(map(str, action.choices))
+            raise ArgumentError(f"In the configuration, {action.dest} must be one of {choices}; found {value!r}.")
+        if action.nargs == "+" and isinstance(value, str):
+            config[action.dest] = [value]
+        if isinstance(value, list) and action.nargs != "+":
+            raise ArgumentError(f"In the configuration, {action.dest} must be one value, found a list.")
 
 
 def _read_config(argv: list[str], known: set[str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def make_record(
     command: tuple[str, ...],
     split_seed: int,
     augmentation: str,
-    train_seconds: float,
+    train_seconds: float | None,
     evaluation_seconds: float,
 ) -> RunRecord:
     """Collect everything that `run.json` holds.
@@ -35,7 +35,7 @@ def make_record(
         command: As typed.
         split_seed: Of the evaluation split.
         augmentation: Of the training images.
-        train_seconds: Of the training alone.
+        train_seconds: Of the training alone; None for a resumed run, of which only the last part was timed.
         evaluation_seconds: Of all evaluations after it.
     """
     images = (trainer.state.epoch or 0.0) * sum(data.counts["train"].values())
@@ -50,11 +50,12 @@ def make_record(
         preprocessing=Preprocessing.from_processor(trainer.processing_class).to_dict()
         | {"augmentation": augmentation},
         training=training_facts(trainer),
-        timing={
-            "train_seconds": round(train_seconds, 2),
-            "evaluation_seconds": round(evaluation_seconds, 2),
-            "images_per_second": round(images / train_seconds, 2),
-        },
+        timing={"evaluation_seconds": round(evaluation_seconds, 2)}
+        | (
+            {"train_seconds": round(train_seconds, 2), "images_per_second": round(images / train_seconds, 2)}
+            if train_seconds is not None
+            else {}
+        ),
         evaluation={split: report.to_dict() for split, report in reports.items()},
         log_history=trainer.state.log_history,
     )

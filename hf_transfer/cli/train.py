@@ -22,6 +22,7 @@ from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import make_compute_metrics
 from hf_transfer.models import LoadedModel, check_image_size, load_for_training
 from hf_transfer.outputs import RunFolder, SplitResult, write_results
+from hf_transfer.plan import TransferPlan
 from hf_transfer.privacy import check_private
 from hf_transfer.trainer import TransferTrainer
 from hf_transfer.training_args import TransferArguments, check_processes, plan_from_arguments
@@ -69,6 +70,8 @@ def run(argv: Sequence[str]) -> int:
     """Run the command."""
     types = (ModelOptions, TrainDataOptions, OutputOptions, TransferArguments)
     model, data, output, args, given = parse(types, argv, "train", DESCRIPTION, DEFAULTS)
+    if "output_dir" not in given:
+        raise ArgumentError("Where to put the results? Give --output_dir FOLDER.")
     settle_recipe(args, given)
     train(Job(model, data, args, ("hf-transfer", "train", *argv), output.overwrite_output_dir))
     return 0
@@ -89,9 +92,8 @@ def train(job: Job) -> None:
         TransferError: The model, the data, the plan or the output folder cannot be used.
     """
     args = job.args
-    if args.output_dir is None:
-        raise ArgumentError("Where to put the results? Give --output_dir FOLDER.")
-    args.resume_from_checkpoint = _resume(args.resume_from_checkpoint)
+    _check_values(job)
+    args.resume_from_checkpoint = _resume(args.resume_from_checkpoint, Path(args.output_dir or "."))
     quiet_libraries()
     terminal = Terminal(sys.stdout, enabled=args.process_index == 0)
     folder = RunFolder(Path(args.output_dir), resume=bool(args.resume_from_checkpoint), overwrite=job.overwrite)
@@ -108,12 +110,14 @@ def train(job: Job) -> None:
     check_private(data.to_dict())
     if args.process_index == 0:
         folder.check_space(loaded.model, None if args.save_strategy == "no" else args.save_total_limit)
-        folder.prepare()
     trainer = _make_trainer(job, data, loaded, compute_metrics)
+    if args.process_index == 0:
+        folder.prepare()
     terminal.heading(f"Data: {data.name}")
     terminal.data(data)
     terminal.heading(f"What will be trained: {loaded.base.architecture}")
     terminal.text(table)
+    terminal.text(_lengths(plan, args))
     _train_and_write(job, trainer, data, loaded, folder.path, terminal)
 
 
@@ -139,7 +143,7 @@ def _train_and_write(
             command=job.command,
             split_seed=job.data.split_seed,
             augmentation=job.data.augmentation,
-            train_seconds=trained - started,
+            train_seconds=None if job.args.resume_from_checkpoint else trained - started,
             evaluation_seconds=evaluated - trained,
         )
         write_results(folder, record, results)
@@ -186,5 +190,37 @@ def _evaluate(trainer: TransferTrainer, data: ImageData) -> list[SplitResult]:
     return results
 
 
-def _resume(value: str | None) -> str | bool | None:
-    return {"true": True, "false": None, "": None}.get((value or "").lower(), value)
+def _lengths(plan: TransferPlan, args: TransferArguments) -> str:
+    """How long each phase is, in words."""
+    words = []
+    for phase in plan.phases:
+        epochs = args.num_train_epochs if phase.epochs is None else phase.epochs
+        steps = phase.max_steps or (args.max_steps if args.max_steps > 0 else None)
+        words.append(f"{phase.name}: {steps} steps" if steps else f"{phase.name}: {epochs:g} epochs")
+    return "Length: " + ", then ".join(words)
+
+
+def _check_values(job: Job) -> None:
+    """Refuse numbers that Trainer would only stumble over later, and what is not there yet."""
+    args = job.args
+    positive = {
+        "learning_rate": args.learning_rate,
+        "num_train_epochs": args.num_train_epochs,
+        "per_device_train_batch_size": args.per_device_train_batch_size,
+        "per_device_eval_batch_size": args.per_device_eval_batch_size,
+        "image_size": 1 if job.model.image_size is None else job.model.image_size,
+    }
+    for name, value in positive.items():
+        if value <= 0:
+            raise ArgumentError(f"{name} must be above 0, found {value}.")
+    if args.push_to_hub:
+        raise ArgumentError("Publishing is not there yet. Leave --push_to_hub out; the results stay in --output_dir.")
+
+
+def _resume(value: str | None, folder: Path) -> str | bool | None:
+    resume = {"true": True, "false": None, "": None}.get((value or "").lower(), value)
+    if resume is True and not list(folder.glob("checkpoint-*")):
+        raise ArgumentError(f"There is no checkpoint in {folder} to resume from. Leave --resume_from_checkpoint out.")
+    if isinstance(resume, str) and not Path(resume).is_dir():
+        raise ArgumentError(f"There is no checkpoint folder {resume}. Give one, or `true` for the last in the output.")
+    return resume

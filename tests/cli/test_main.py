@@ -41,6 +41,15 @@ def test_help_answers_at_once() -> None:
     assert helped - bare < 0.15
 
 
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """COMMAND --help prints its flags and exits with 0."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    assert stop.value.code in (0, None)
+    assert "--" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("argv", [["nonsense"], []])
 def test_bad_usage_exits_with_two(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown command, or none, is bad usage."""

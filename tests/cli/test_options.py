@@ -32,7 +32,13 @@ def test_flags_override_the_file_and_the_file_overrides_defaults(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("- a\n- b\n", "flag: value"), ("learning_rat: 1\n", "unknown flags: learning_rat"), ("a: [", "as YAML")],
+    [
+        ("augmentation: wild\n", "augmentation must be one of none, light, standard"),
+        ("num_train_epochs: [1]\n", "num_train_epochs must be one value"),
+        ("- a\n- b\n", "flag: value"),
+        ("learning_rat: 1\n", "unknown flags: learning_rat"),
+        ("a: [", "as YAML"),
+    ],
 )
 def test_bad_file_is_refused(content: str, message: str, tmp_path: Path) -> None:
     """A file that is no mapping, has unknown keys or is no YAML gives a clear error."""

@@ -211,6 +211,70 @@ def test_inspect_shows_groups_and_rates(finished: Path, capsys: pytest.CaptureFi
     assert shown["groups"][-1]["role"] == "head"
 
 
+def test_evaluate_measures_all_images_of_an_unseen_folder(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder without splits that the model was not trained on is evaluated whole; `validation` is its fifth."""
+    photos = write_classes(tmp_path / "new", dict.fromkeys(LABELS, 5), seed=5000)
+    assert main(["evaluate", str(finished), "--dataset", str(photos)]) == 0
+    assert "all: 20 images" in capsys.readouterr().out
+    assert main(["evaluate", str(finished), "--dataset", str(photos), "--split", "validation"]) == 0
+    assert ": 4 images" in capsys.readouterr().out
+
+
+def test_evaluate_does_not_write_into_a_run(finished: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """evaluate --output_dir refuses the folder of a training run."""
+    words = ["evaluate", str(finished), "--dataset", str(images), "--output_dir", str(finished)]
+    assert main(words) == 1
+    assert "holds another run" in capsys.readouterr().err
+
+
+_OWN_METRIC = """
+import datasets
+import evaluate
+
+class Sevens(evaluate.Metric):
+    def _info(self):
+        features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+        return evaluate.MetricInfo(description="", citation="", features=features)
+    def _compute(self, predictions, references):
+        return {"sevens": 0.777}
+"""
+
+
+def test_metrics_of_others_are_in_the_table_and_the_record(
+    vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--metrics with a local folder: the value is shown, and is in run.json and the card."""
+    metric = tmp_path / "sevens"
+    metric.mkdir()
+    (metric / "sevens.py").write_text(_OWN_METRIC)
+    output = tmp_path / "run"
+    assert _train(vit, images, output, "--recipe", "linear_probe", "--metrics", str(metric)) == 0
+    assert "0.777" in capsys.readouterr().out
+    record = RunRecord.load(output / "run.json")
+    assert record.evaluation["validation"]["metrics"]["sevens"] == {"value": 0.777, "low": None, "high": None}
+    assert "0.777" in (output / "README.md").read_text()
+
+
+def test_token_is_in_no_file(vit: Path, images: Path, tmp_path: Path) -> None:
+    """A Hub token in the arguments reaches no file of the run, checkpoints included."""
+    token = "hf_" + "x" * 30
+    assert _train(vit, images, tmp_path / "run", "--recipe", "linear_probe", "--hub_token", token) == 0
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert any("checkpoint-" in str(path) for path in files)
+    assert not [path for path in files if token.encode() in path.read_bytes()]
+
+
+def test_failed_start_leaves_the_earlier_run(vit: Path, images: Path, tmp_path: Path) -> None:
+    """--overwrite_output_dir removes nothing when the new run cannot start."""
+    output = tmp_path / "run"
+    assert _train(vit, images, output, "--recipe", "linear_probe") == 0
+    before = sorted(path.name for path in output.iterdir())
+    assert _train(vit, images, output, "--overwrite_output_dir", "--learning_rate", "-1") == 1
+    assert sorted(path.name for path in output.iterdir()) == before
+
+
 def test_resume_goes_on_with_the_same_run(vit: Path, images: Path, tmp_path: Path) -> None:
     """--resume_from_checkpoint true goes on in the folder and ends where an uninterrupted run ends."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -321,6 +385,12 @@ def test_bad_data_give_one_line(
         (("--recipe", "lp_ft", "--recipe_options", "k=2"), "must be a JSON object"),
         (("--image_size", "48"), "takes no images of 48 pixels; it was made for 32"),
         (("--metrics", "no_such_metric"), "no_such_metric"),
+        (("--learning_rate", "-1"), "learning_rate must be above 0"),
+        (("--num_train_epochs", "0"), "num_train_epochs must be above 0"),
+        (("--image_size", "-7"), "image_size must be above 0"),
+        (("--resume_from_checkpoint", "true"), "no checkpoint in"),
+        (("--resume_from_checkpoint", "nowhere"), "no checkpoint folder nowhere"),
+        (("--push_to_hub",), "Publishing is not there yet"),
     ],
 )
 def test_bad_flags_give_one_line(
