@@ -114,7 +114,9 @@ def resolve(plan: TransferPlan, blocks: int) -> dict[str, Any]:
     norms = [name for name in parameters if "norm" in name]
     without_decay = [*norms, *(name for name in parameters if name.endswith("bias"))]
     steps = tuple(
-        PhaseSteps(phase, i * STEPS, (i + 1) * STEPS, phase.lr_scheduler_type or "cosine", 5 + i)
+        PhaseSteps(
+            phase, i * STEPS, (i + 1) * STEPS, phase.lr_scheduler_type or "cosine", 5 + i, phase.learning_rate or 1e-3
+        )
         for i, phase in enumerate(plan.phases)
     )
     counts = {name: 10_000 + i for i, name in enumerate(parameters)}
