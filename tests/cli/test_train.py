@@ -194,7 +194,9 @@ def test_evaluate_gives_the_runs_own_metrics(
     assert main(words) == 0
     found = json.loads((output / "evaluation.json").read_text())
     recorded = RunRecord.load(finished / "run.json").evaluation["test"]
-    assert found["metrics"] == recorded["metrics"]
+    assert found["metrics"].keys() == recorded["metrics"].keys()
+    for name, value in recorded["metrics"].items():  # the memory format differs, and with it the last digits
+        assert found["metrics"][name] == pytest.approx(value, abs=1e-6)
     assert (output / "figures" / "confusion_matrix.png").is_file()
     assert "Accuracy" in capsys.readouterr().out
 
