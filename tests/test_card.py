@@ -644,4 +644,6 @@ def test_validate_metadata_needs_metadata(text: str) -> None:
 
 def test_validate_metadata_takes_a_data_set_called_todo() -> None:
     """A user's own name is not taken for a gap."""
-    validate_metadata(render_card(changed(record(), data={"name": "todo"})))
+    card = render_card(changed(record(), data={"name": "todo"}))
+    validate_metadata(card)
+    assert "fine-tuned on todo" in card
