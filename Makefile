@@ -27,7 +27,7 @@ TEST_READY := $(VENV)/.installed-test-$(PLACE)
 DEV_READY := $(VENV)/.installed-dev-$(PLACE)
 # One worker for each core, each with one thread: tiny models gain nothing from threads, and threads that share a
 # core stall each other.
-PYTEST := OMP_NUM_THREADS=1 "$(VENV_PYTHON)" -m pytest --numprocesses=auto --dist=worksteal
+PYTEST := OMP_NUM_THREADS=1 "$(VENV_PYTHON)" -m pytest --numprocesses=logical --dist=worksteal
 
 .PHONY: help demo test test-fast lint format clean
 .DEFAULT_GOAL := help
