@@ -8,15 +8,25 @@ from torch import nn
 
 
 def classifier_paths(model: nn.Module) -> tuple[str, ...]:
-    """Module paths of a timm model's classifiers; empty for a model without a head, and for other models."""
+    """Module paths of a timm model's classifiers; empty for a model without a head, and for other models.
+
+    A batch normalisation inside the classifier (timm's `NormLinear`: LeViT, RepViT) is drawn anew with it, hence part
+    of it.
+    """
     named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     paths = (named,) if isinstance(named, str) else tuple(named)
-    if any(is_inside(name, paths) for name, _ in model.named_parameters()):
-        return paths
     getter = getattr(model, "get_classifier", None)
     found = getter() if callable(getter) else None
-    classifiers = [m for m in (found if isinstance(found, tuple | list) else [found]) if isinstance(m, nn.Module)]
-    return tuple(name for name, module in model.named_modules() if any(module is c for c in classifiers))
+    several = isinstance(found, tuple | list)
+    modules = dict(model.named_modules())
+    names = [name for name, _ in model.named_parameters()]
+    # The configuration of some distilled models names one of their classifiers alone.
+    if several or not any(is_inside(name, paths) for name in names):
+        classifiers = [module for module in (found if several else [found]) if isinstance(module, nn.Module)]
+        paths += tuple(name for name, module in modules.items() if any(module is c for c in classifiers))
+    parents = [path.rpartition(".")[0] for path in paths]
+    whole = (up if type(modules.get(up)).__name__ == "NormLinear" else p for up, p in zip(parents, paths, strict=True))
+    return tuple(path for path in dict.fromkeys(whole) if any(is_inside(name, (path,)) for name in names))
 
 
 def inferred_classifier_paths(model: nn.Module, units: Sequence[str]) -> tuple[str, ...]:
