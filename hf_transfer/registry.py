@@ -169,6 +169,7 @@ def select(model: nn.Module, selector: Selector, granularity: Granularity = "blo
 
 def registry_key(model: nn.Module) -> str:
     """The registered type that fits a model: its transformers model type, its class name, "timm" or "inferred"."""
+    _load_wrappers()
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     keys = (key for key in (model_type, type(model).__name__) if isinstance(key, str) and key in _WRAPPERS)
     inner = getattr(model, "timm_model", model)

@@ -1,9 +1,8 @@
-"""timm's whole zoo for tests: models without weights in memory, the order in which parameters are used, known traits."""
+"""timm's whole zoo for tests: models without weights in memory, the order in which parameters are used, traits."""
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -15,10 +14,13 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+import hf_transfer as ht
 from hf_transfer.layers import LayerGroup
+from tests import group_checks
 
 # A number that no layer has by chance as its width: a parameter with this dimension depends on the labels.
 LABELS = 1009
+_OTHER_LABELS = 5
 
 # Encoders of vision-language models: they take num_classes and ignore it.
 ENCODERS = frozenset(
@@ -80,38 +82,69 @@ def order_faults(groups: Sequence[LayerGroup], ranks: dict[str, int]) -> list[st
     The head may start before the neck has ended: the classifiers of a distilled model run one after the other.
     """
     faults = [f"{group.name}: never used" for group in groups if not any(n in ranks for n in group.parameter_names)]
-    latest = ("", -1)
+    by_rank = ranks.__getitem__
+    ended: list[tuple[LayerGroup, str]] = []
     for group in groups:
-        used = {name: ranks[name] for name in group.parameter_names if name in ranks}
+        used = [name for name in group.parameter_names if name in ranks]
         if not used:
             continue
-        first = min(used, key=used.__getitem__)
-        if used[first] < latest[1] and group.role != "head":
-            faults.append(f"{first} of {group.name} is used before {latest[0]}")
-        latest = max(latest, max(used.items(), key=lambda each: each[1]), key=lambda each: each[1])
+        first = min(used, key=by_rank)
+        for before, last in ended:
+            if ranks[first] < ranks[last] and (group.role, before.role) != ("head", "neck"):
+                faults.append(f"{first} of {group.name} is used before {last} of {before.name}")
+        ended.append((group, max(used, key=by_rank)))
     return faults
 
 
-def same_structure(names: Sequence[str]) -> list[list[str]]:
-    """Models of one class and the same parameters, numbers aside; the first of each has the fewest parameters."""
-    alike: defaultdict[Any, list[tuple[int, str]]] = defaultdict(list)
-    for name in names:
-        model = hollow(name)
-        parameters = [parameter for parameter, _ in model.named_parameters()]
-        key = (type(model), frozenset(re.sub(r"\d+", "#", parameter) for parameter in parameters))
-        alike[key].append((len(parameters), name))
-    return [[name for _, name in sorted(members)] for members in alike.values()]
+def structure(model: nn.Module) -> tuple[type, frozenset[str]]:
+    """What models have in common that differ in width and depth alone: class and parameters, numbers aside."""
+    return type(model), frozenset(re.sub(r"\d+", "#", name) for name, _ in model.named_parameters())
+
+
+def check_order(model: nn.Module) -> None:
+    """Every parameter of a hollow model is used in a forward pass, in the order of the groups."""
+    ranks = first_uses(model, torch.zeros(2, *input_size(model), device="meta"))
+    unused = {name for name, _ in model.named_parameters()} - set(ranks)
+    faults = order_faults(ht.wrap(model).layer_groups, ranks)
+    assert not unused and not faults, (unused, faults)
+
+
+def check_structure(name: str, model: nn.Module, family: str) -> None:
+    """Partition, modules, stages, roles and head are right; changes the number of labels of the model."""
+    wrapper = ht.wrap(model, strict=True)
+    groups = wrapper.layer_groups
+    group_checks.check_groups(model, groups)
+    group_checks.check_modules(model, groups)
+    group_checks.check_coarser(groups, ht.wrap(model, "stage").layer_groups)
+    roles = [group.role for group in groups]
+    assert roles[0] == "stem" and roles.count("block") >= 2, roles
+    assert not [group.name for group in groups if "#" in group.name]
+    labelled = label_parameters(model)
+    assert bool(labelled) == (name not in ENCODERS)
+    if not labelled:
+        assert "head" not in roles
+        return
+    head = set(wrapper.head.parameter_names)
+    extras = head - labelled
+    assert labelled <= head and roles.count("head") == 1
+    assert bool(extras) == (family in HEAD_EXTRAS), extras
+    assert all(HEAD_EXTRAS[family].match(parameter) for parameter in extras), extras
+    shapes = {n: p.shape for n, p in model.named_parameters()}
+    model.reset_classifier(_OTHER_LABELS)  # RepViT and iFormer lose their second classifier by it
+    left = {n: p.shape for n, p in model.named_parameters()}
+    changed = {n for n, shape in left.items() if shape != shapes[n]}
+    assert changed == labelled & set(left), f"besides those with {LABELS} labels: {changed ^ labelled}"
 
 
 class _WithoutDrawing(TorchFunctionMode):
     """Leave meta tensors as they are where their values would be drawn or set."""
 
-    _NAMES = frozenset(
-        ("normal_", "uniform_", "trunc_normal_", "erfinv_", "mul_", "add_", "sub_", "clamp_", "fill_", "zero_", "copy_")
-    )
+    _DRAW = frozenset(("normal_", "uniform_", "trunc_normal_", "erfinv_"))
+    _SET = frozenset(("mul_", "add_", "clamp_", "fill_", "zero_", "copy_"))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") in self._NAMES or getattr(func, "__module__", "") == "torch.nn.init":
+        name = getattr(func, "__name__", "")
+        if name in self._DRAW or name in self._SET or getattr(func, "__module__", "") == "torch.nn.init":
             tensor = args[0] if args else kwargs["tensor"]
             if tensor.is_meta:
                 return tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -16,7 +17,7 @@ def classifier_paths(model: nn.Module) -> tuple[str, ...]:
     named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     paths = (named,) if isinstance(named, str) else tuple(named)
     getter = getattr(model, "get_classifier", None)
-    found = getter() if callable(getter) else None
+    found: Any = getter() if callable(getter) else None
     several = isinstance(found, tuple | list)
     modules = dict(model.named_modules())
     names = [name for name, _ in model.named_parameters()]

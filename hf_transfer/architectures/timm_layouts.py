@@ -168,6 +168,11 @@ _HRNET = TimmLayout(
     reason="timm leaves the modules that join the four resolutions, up to 70% of the weights, to the last group",
 )
 
+_SELECSLS = TimmLayout(
+    blocks={"stem": r"^stem", "blocks": r"^features\.(\d+)"},
+    reason='timm has the pretrained convolutions behind the blocks, which are called "head", as one more block',
+)
+
 _VOLO = TimmLayout(
     blocks={
         "stem": r"^patch_embed",
@@ -207,6 +212,7 @@ LAYOUTS: Mapping[str, TimmLayout] = {
     "MetaFormer": _METAFORMER,
     "MobileNetV5Encoder": _MOBILENETV5_ENCODER,
     "PoolingVisionTransformer": _PIT,
+    "SelecSls": _SELECSLS,
     "VOLO": _VOLO,
     "VisionTransformer": _HYBRID_VIT,
     "Xcit": _XCIT,

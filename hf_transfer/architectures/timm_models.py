@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import weakref
 from typing import Any
 
 from torch import nn
@@ -10,7 +12,14 @@ from torch import nn
 from hf_transfer.architectures.classifier import classifier_paths, is_inside
 from hf_transfer.architectures.timm_grouping import Matcher, body_groups, with_stage_names, with_unique_names
 from hf_transfer.architectures.timm_layouts import LAYOUTS, Patterns, TimmLayout
+from hf_transfer.errors import LayerGroupError
+from hf_transfer.layers import LayerGroup
 from hf_transfer.registry import TIMM, TIMM_WRAPPER, Granularity, GroupDraft, ModelWrapper, register_wrapper
+
+logger = logging.getLogger(__name__)
+
+# A model is wrapped many times in a run, but warned about once.
+_WARNED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 @register_wrapper(TIMM, TIMM_WRAPPER)
@@ -29,8 +38,27 @@ class TimmModelWrapper(ModelWrapper):
         inner = getattr(model, "timm_model", model)
         return callable(getattr(inner, "group_matcher", None)) or declared_layout(inner) is not None
 
+    @property
+    def head(self) -> LayerGroup:
+        """The group that maps features to labels.
+
+        Raises:
+            LayerGroupError: The model was made with `num_classes=0`, or is an encoder that takes no classifier.
+        """
+        if without_classifier(self.inner):
+            raise LayerGroupError(_without_classifier_message(self.inner))
+        return super().head
+
+    @property
+    def inner(self) -> Any:
+        """The timm model itself, also where transformers' TimmWrapper is around it."""
+        return getattr(self.model, "timm_model", self.model)
+
     def draft_groups(self) -> list[GroupDraft]:
-        inner: Any = getattr(self.model, "timm_model", self.model)
+        inner = self.inner
+        if without_classifier(inner) and inner not in _WARNED:
+            _WARNED.add(inner)
+            logger.warning(_without_classifier_message(inner))
         names = [name for name, _ in inner.named_parameters()]
         head = head_parameters(inner)
         body = [name for name in names if name not in head]
@@ -41,8 +69,21 @@ class TimmModelWrapper(ModelWrapper):
         return with_unique_names(drafts, "" if inner is self.model else "timm_model.")
 
 
+def without_classifier(model: nn.Module) -> bool:
+    """Whether a timm model is an encoder of a vision-language model, which ignores the number of labels."""
+    return type(model).__module__.startswith("timm.") and not hasattr(model, "get_classifier")
+
+
+def _without_classifier_message(model: Any) -> str:
+    name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
+    return (
+        f"{name} is an encoder without a classification head, whatever `num_classes` says: its features can be used, "
+        f"but it cannot be trained on labels. Load {name.removesuffix('_enc')!r} of timm instead."
+    )
+
+
 def declared_layout(model: nn.Module) -> TimmLayout | None:
-    """The layout declared for a timm class or one that it derives from; classes of the same name elsewhere have none."""
+    """The layout declared for a class of timm or one that it derives from; none for classes of that name elsewhere."""
     for cls in type(model).__mro__:
         layout = LAYOUTS.get(cls.__name__) if cls.__module__.startswith("timm.") else None
         if layout and (not layout.where or any(re.search(layout.where, name) for name, _ in model.named_parameters())):

@@ -1,4 +1,4 @@
-"""The smallest model of each of timm's families, run and trained: order of execution, selection, one step, no change."""
+"""The smallest model of each of timm's families, run and trained: order of execution, selection, one step."""
 
 from __future__ import annotations
 
@@ -138,14 +138,16 @@ _LABELS = 3
 
 def test_every_family_has_a_member() -> None:
     """A family that a new timm brings is missed here; encoders without a classifier have nothing to train for."""
-    chosen = {family: {m.name for key, m in MEMBERS.items() if key.split()[0] == family} for family in timm_zoo.families()}
+    chosen = {
+        family: {m.name for key, m in MEMBERS.items() if key.split()[0] == family} for family in timm_zoo.families()
+    }
     assert not [family for family, names in timm_zoo.families().items() if not chosen[family] & set(names)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", MEMBERS)
 def test_a_member_runs_and_trains_as_its_groups_say(family: str) -> None:
-    """Groups follow the forward pass, selectors pick what they say, a step moves exactly that, and wrap changes nothing."""
+    """Groups follow the forward pass, selectors pick what they say, a step moves that alone, wrap changes nothing."""
     member = MEMBERS[family]
     model = _build(member)
     image = torch.randn(2, 3, member.size, member.size, generator=torch.Generator().manual_seed(0))
@@ -202,7 +204,7 @@ def _check_selection(wrapper: ModelWrapper, middle: LayerGroup) -> None:
 
 
 def _check_one_step(model: nn.Module, image: torch.Tensor, chosen: tuple[LayerGroup, ...]) -> None:
-    """Chosen parameters get a gradient and move by it; all others, and the buffers of their modules, stay as they are."""
+    """Chosen parameters get a gradient and move by it; all others, and their modules' buffers, stay as they are."""
     phase = ht.Phase("middle", train=f"from:{chosen[0].name}", learning_rate=1e-3)
     with ht.frozen(model, phase) as state:
         assert state.trained == {name for group in chosen for name in group.parameter_names}
