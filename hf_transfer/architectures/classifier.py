@@ -16,8 +16,7 @@ def classifier_paths(model: nn.Module) -> tuple[str, ...]:
     """
     named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     paths = (named,) if isinstance(named, str) else tuple(named)
-    getter = getattr(model, "get_classifier", None)
-    found: Any = getter() if callable(getter) else None
+    found = _timms_classifier(model)
     several = isinstance(found, tuple | list)
     modules = dict(model.named_modules())
     names = [name for name, _ in model.named_parameters()]
@@ -28,6 +27,15 @@ def classifier_paths(model: nn.Module) -> tuple[str, ...]:
     parents = [path.rpartition(".")[0] for path in paths]
     whole = (up if type(modules.get(up)).__name__ == "NormLinear" else p for up, p in zip(parents, paths, strict=True))
     return tuple(path for path in dict.fromkeys(whole) if any(is_inside(name, (path,)) for name in names))
+
+
+def _timms_classifier(model: nn.Module) -> Any:
+    """What timm's `get_classifier` returns: a module, several, or None."""
+    getter = getattr(model, "get_classifier", None)
+    try:
+        return getter() if callable(getter) else None
+    except AttributeError:  # without a head, EfficientViT (MSRA) and SHViT look for a layer inside an Identity
+        return None
 
 
 def inferred_classifier_paths(model: nn.Module, units: Sequence[str]) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ class TimmLayout:
         reason: Why timm's matcher is not used; empty where timm has none.
     """
 
-    blocks: Mapping[str, Patterns] = field(default_factory=dict)
+    blocks: Mapping[str, Patterns]
     stages: Mapping[str, Patterns] = field(default_factory=dict)
     head: tuple[str, ...] = ()
     where: str = ""

@@ -94,7 +94,7 @@ def declared_layout(model: nn.Module) -> TimmLayout | None:
 def matcher_of(model: Any, granularity: Granularity) -> Matcher:
     """The declared matcher of a timm model, or timm's own."""
     layout = declared_layout(model)
-    if layout is not None and layout.blocks:
+    if layout is not None:
         chosen = layout.stages if granularity == "stage" and layout.stages else layout.blocks
         return {key: _resolved(patterns, model) for key, patterns in chosen.items()}
     try:

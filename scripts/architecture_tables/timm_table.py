@@ -1,22 +1,16 @@
 """The section on timm of docs/architectures.md: every model of timm, checked without memory for its weights.
 
-`markdown_lines()` builds, wraps and runs all models on the meta device, which takes about ten minutes on one core.
-Run as a program, it writes the section to a file: `python scripts/architecture_tables/timm_table.py FILE`.
+It builds, wraps and runs all models on the meta device, which takes about ten minutes on one core.
 """
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import timm
 from tqdm import tqdm
-
-if str(Path(__file__).resolve().parents[2]) not in sys.path:  # the checks are those of the tests
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import hf_transfer as ht
 from hf_transfer.architectures.classifier import classifier_paths
@@ -50,7 +44,7 @@ class Row:
     source: str
 
 
-def markdown_lines() -> list[str]:
+def section() -> list[str]:
     """Check all models; the lines of the section, with a heading of level 2."""
     families = timm_zoo.families()
     with tqdm(total=sum(map(len, families.values())), unit="model", disable=None) as bar:
@@ -61,10 +55,10 @@ def markdown_lines() -> list[str]:
         f"## timm {timm.__version__}",
         "",
         f"{right:,} of {len(every):,} models in {len(rows)} families hold all of this, checked model by model without "
-        "memory for weights: the layer groups partition the parameters; a forward pass uses all parameters of a group "
-        "before any of the next; the head is what changes its shape with `num_classes`, plus the extras of the table; "
-        "there are a stem, blocks and at most one head; stages join blocks. One model of each family is also run and "
-        "trained (`tests/architectures/test_timm_running.py`).",
+        "memory for weights: the layer groups partition the parameters; a forward pass uses every parameter, and all "
+        "of a group before any of the next; the head is what changes its shape with `num_classes`, plus the extras of "
+        "the table; there are a stem, blocks and at most one head; stages join blocks. One model of each family is "
+        "also run and trained (`tests/architectures/test_timm_running.py`).",
         "",
         "Groups come from timm's `group_matcher`, or from a layout declared in "
         "`hf_transfer/architectures/timm_layouts.py` where timm has none or its own do not follow the forward pass.",
@@ -156,7 +150,7 @@ def _modules(parameters: Iterable[str]) -> tuple[str, ...]:
     short = []
     for name in parameters:
         parts = name.split(".")
-        depth = 2 if parts[0] in ("head", "classifier", "encoder") and len(parts) > 2 else 1
+        depth = 2 if parts[0].startswith(("head", "classifier", "encoder")) and len(parts) > 2 else 1
         short.append(".".join(parts[:depth]))
     return tuple(dict.fromkeys(short))
 
@@ -169,7 +163,3 @@ def _range(numbers: Iterable[int]) -> str:
 def _few(names: Sequence[str], limit: int = 6) -> str:
     shown = ", ".join(f"`{name}`" for name in names[:limit])
     return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
-
-
-if __name__ == "__main__":
-    Path(sys.argv[1]).write_text("\n".join(markdown_lines()) + "\n", encoding="utf-8")
