@@ -67,6 +67,11 @@ class ModelWrapper:
         )
         check_partition(self.layer_groups, names)
 
+    @classmethod
+    def fits(cls, model: nn.Module) -> bool:
+        """Whether the wrapper knows this model; the groups of one that it does not know are inferred."""
+        return True
+
     def draft_groups(self) -> list[GroupDraft]:
         """Return the groups from input to output; empty ones are dropped."""
         raise NotImplementedError(f"{type(self).__name__} must implement draft_groups().")
@@ -164,12 +169,13 @@ def select(model: nn.Module, selector: Selector, granularity: Granularity = "blo
 
 def registry_key(model: nn.Module) -> str:
     """The registered type that fits a model: its transformers model type, its class name, "timm" or "inferred"."""
+    _load_wrappers()
     model_type = getattr(getattr(model, "config", None), "model_type", None)
-    grouped_by_timm = callable(getattr(getattr(model, "timm_model", model), "group_matcher", None))
-    for key in (model_type, type(model).__name__):
-        if isinstance(key, str) and key in _WRAPPERS:
-            return key if key != TIMM_WRAPPER or grouped_by_timm else INFERRED
-    return TIMM if grouped_by_timm else INFERRED
+    keys = (key for key in (model_type, type(model).__name__) if isinstance(key, str) and key in _WRAPPERS)
+    inner = getattr(model, "timm_model", model)
+    of_timm = any(cls.__module__.startswith("timm.") for cls in type(inner).__mro__)
+    key = next(keys, TIMM if of_timm or callable(getattr(inner, "group_matcher", None)) else INFERRED)
+    return key if _WRAPPERS[key].fits(model) else INFERRED
 
 
 def architecture_name(model: nn.Module) -> str:

@@ -226,8 +226,9 @@ def test_supported_models_pass_strict(name: str) -> None:
     assert ht.wrap(tiny.ALL_MODELS[name](), strict=True).source == expected
 
 
-def test_strict_refuses_timm_models_that_would_be_inferred() -> None:
-    """A model without group_matcher is a guess, bare or inside TimmWrapper."""
+def test_strict_refuses_timm_models_that_would_be_inferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model without group_matcher or declared layout is a guess, bare or inside TimmWrapper."""
+    monkeypatch.setattr("hf_transfer.architectures.timm_models.LAYOUTS", {})
     wrapped = tiny.timm_wrapper("resnet18")
     wrapped.timm_model = timm.create_model("poolformerv2_s12", num_classes=3)
     for model in (wrapped, wrapped.timm_model):
@@ -236,8 +237,11 @@ def test_strict_refuses_timm_models_that_would_be_inferred() -> None:
             ht.wrap(model, strict=True)
 
 
-def test_a_wrapped_timm_model_without_group_matcher(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrapped_timm_model_that_nobody_groups(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Inside TimmWrapper such a model is inferred once, with the classifier that timm declares as head."""
+    monkeypatch.setattr("hf_transfer.architectures.timm_models.LAYOUTS", {})
     wrapped = tiny.timm_wrapper("resnet18")
     with torch.device("meta"):
         wrapped.timm_model = timm.create_model("caformer_s18", num_classes=3)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 
 import hf_transfer as ht
-from hf_transfer.architectures import timm_models
+from hf_transfer.architectures import timm_layouts
 from tests import tiny
 from tests.training import RandomImages, arguments
 
@@ -82,4 +82,4 @@ def test_timm_groups_names_by_patterns() -> None:
         {"stem": r"^stem", "blocks": r"^blocks\.(\d+)"},
     )
     assert dict(grouped) == {0: ["stem.w"], 1: ["blocks.0.w"], 2: ["blocks.1.w"], 3: ["head.w"]}
-    assert timm_models.MATCH_PREV_GROUP == _manipulate.MATCH_PREV_GROUP
+    assert timm_layouts.MATCH_PREV_GROUP == _manipulate.MATCH_PREV_GROUP
