@@ -123,8 +123,8 @@ def _limits(rows: Sequence[Row]) -> list[str]:
         "",
         f"- Encoders without a classifier: {headless}. They ignore `num_classes`; `wrap` warns and names the model to "
         'load instead, and selecting "head" fails.',
-        "- With `num_classes=0` a model has no head: `wrap(model).head` raises, selecting `head` fails, and the other "
-        "groups are as with a head.",
+        "- With `num_classes=0` a model has no head: `wrap(model).head` raises, selecting `head` fails, and stem "
+        "and blocks are as with a head.",
         "- Models with several classifiers join their outputs into one prediction, in training, too, unless timm's "
         "`set_distilled_training` is called: all classifiers are trained, as one head.",
         "- timm's `reset_classifier` drops the second classifier of RepViT and iFormer: make the model with the right "
