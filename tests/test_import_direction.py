@@ -17,9 +17,10 @@ _LINES = (
     "errors privacy collision",
     "layers registry architectures plan recipes",
     "freezing optimizer_groups initialise",
-    "losses memory_format models",
+    "losses memory_format saving",
     "data evaluation figure_style figures report",
-    "training_args phases progress saving trainer",
+    "rebuilding heads image_size channels bare_names models truncation",
+    "training_args phases progress trainer",
     "run_record card_metadata card_tables card outputs",
     "doctor demo cli __main__",
 )
