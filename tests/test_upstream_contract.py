@@ -84,7 +84,6 @@ def test_timm_groups_names_by_patterns() -> None:
     )
     assert dict(grouped) == {0: ["stem.w"], 1: ["blocks.0.w"], 2: ["blocks.1.w"], 3: ["head.w"]}
     assert timm_layouts.MATCH_PREV_GROUP == _manipulate.MATCH_PREV_GROUP
-    assert timm_models.MATCH_PREV_GROUP == _manipulate.MATCH_PREV_GROUP
 
 
 def test_timm_adapts_weights_that_it_is_given() -> None:
