@@ -17,7 +17,7 @@ _LINES = (
     "errors privacy collision",
     "layers registry architectures plan recipes",
     "freezing optimizer_groups initialise",
-    "losses memory_format models",
+    "losses unused_parameters memory_format models",
     "data evaluation figure_style figures report",
     "training_args phases progress saving trainer",
     "run_record card_metadata card_tables card outputs",
