@@ -101,7 +101,9 @@ def logits_of(outputs: Any) -> torch.Tensor:
     return outputs[0] if isinstance(outputs, tuple | list) else outputs
 
 
-def keys_beside_logits(model: nn.Module) -> list[str]:
-    """Names of outputs that evaluation must leave out for `predictions` to be the logits alone."""
-    kept = list(getattr(getattr(model, "config", None), "keys_to_ignore_at_inference", None) or [])
-    return kept if takes_labels(model) else [*kept, "cls_logits", "distillation_logits", "hidden_states"]
+def keys_beside_logits(model: nn.Module) -> list[str] | None:
+    """Outputs to leave out so that `predictions` are the logits alone; None is Trainer's own choice."""
+    if takes_labels(model):
+        return None
+    kept = getattr(getattr(model, "config", None), "keys_to_ignore_at_inference", None) or []
+    return [*kept, "cls_logits", "distillation_logits", "hidden_states"]
