@@ -47,6 +47,8 @@ class ModelWrapper:
         model: The model itself, unchanged.
         layer_groups: From input to output; every parameter is in exactly one.
         source: "registered", "timm" or "inferred": how the groups were found.
+        shared_parameters: Name of each parameter that is used in several places, and the other names that it has
+            there. It belongs to the group that runs first.
     """
 
     source: ClassVar[str] = "registered"
@@ -59,13 +61,26 @@ class ModelWrapper:
         names = [name for name, _ in model.named_parameters()]
         if not names:
             raise LayerGroupError(f"{type(model).__name__} has no parameters, so there is nothing to train or freeze.")
-        drafts = [draft for draft in self.draft_groups() if draft.parameter_names]
+        self.shared_parameters = shared_parameters(model)
+        drafts = with_shared_parameters_first(self.draft_groups(), self.shared_parameters)
+        drafts = [draft for draft in drafts if draft.parameter_names]
         modules = owned_modules(model, drafts)
         self.layer_groups = tuple(
             LayerGroup(index, draft.name, draft.role, tuple(draft.parameter_names), tuple(modules[index]))
             for index, draft in enumerate(drafts)
         )
         check_partition(self.layer_groups, names)
+        for name, others in self.shared_parameters.items():
+            home = next(group.name for group in self.layer_groups if name in group.parameter_names)
+            logger.info("%s is shared with %s; it belongs to the group %s.", name, ", ".join(others), home)
+
+    @property
+    def unused_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that are known never to get a gradient, such as a mask token of the pretraining.
+
+        `hf_transfer.unused_parameters.find_unused_parameters` finds them on any model by a forward pass.
+        """
+        return ()
 
     @classmethod
     def fits(cls, model: nn.Module) -> bool:
@@ -208,6 +223,26 @@ def norm_parameter_names(model: nn.Module) -> frozenset[str]:
         for module_name, module in norm_modules(model)
         for name, _ in module.named_parameters(recurse=False)
     )
+
+
+def shared_parameters(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Parameters with several names: the one in `named_parameters()`, and the others."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {first: tuple(others) for first, *others in names.values() if others}
+
+
+def with_shared_parameters_first(drafts: Sequence[GroupDraft], shared: dict[str, tuple[str, ...]]) -> list[GroupDraft]:
+    """Put each shared parameter, under its first name, into the first group that holds any of its names."""
+    first_name = {other: name for name, others in shared.items() for other in (name, *others)}
+    placed: set[str] = set()
+    kept: list[GroupDraft] = []
+    for draft in drafts:
+        names = list(dict.fromkeys(first_name.get(name, name) for name in draft.parameter_names))
+        kept.append(GroupDraft(draft.name, draft.role, [n for n in names if n not in placed]))
+        placed.update(name for name in names if name in shared)
+    return kept
 
 
 def owned_modules(model: nn.Module, drafts: Sequence[GroupDraft]) -> list[list[str]]:

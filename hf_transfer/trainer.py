@@ -16,7 +16,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_transfer.errors import NonFiniteLossError, PlanError
 from hf_transfer.initialise import draw_random_weights
-from hf_transfer.losses import is_transformers_model, uses_num_items_in_batch
+from hf_transfer.losses import (
+    LogitsLoss,
+    is_transformers_model,
+    keys_beside_logits,
+    takes_labels,
+    uses_num_items_in_batch,
+)
 from hf_transfer.memory_format import set_memory_format
 from hf_transfer.optimizer_groups import torch_groups
 from hf_transfer.phases import PhaseCallback, ResolvedPlan, make_scheduler, resolve_plan, total_steps
@@ -76,6 +82,7 @@ class TransferTrainer(Trainer):
         args = TransferArguments(output_dir="tmp_trainer") if args is None else args
         self.args: TrainingArguments
         self.data_collator: Any
+        self.compute_loss_func: Callable[..., torch.Tensor] | None
         self.model_accepts_loss_kwargs: bool
         self.optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
         self.plan = _agreed_plan(plan, args)
@@ -107,6 +114,9 @@ class TransferTrainer(Trainer):
         unwrapped = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         if self.model_accepts_loss_kwargs and not uses_num_items_in_batch(unwrapped):
             self.model_accepts_loss_kwargs = False
+        if not takes_labels(unwrapped):
+            self.label_names = self.args.label_names or ["labels"]
+            self.compute_loss_func = self.compute_loss_func or LogitsLoss(self.args.label_smoothing_factor)
         if args.remove_unused_columns and _has_transform(train_dataset, eval_dataset):
             # Keep the columns that the transform reads (https://github.com/huggingface/transformers/issues/22119) and
             # drop unused ones from what it returns.
@@ -225,6 +235,13 @@ class TransferTrainer(Trainer):
             what = f"{metric_key_prefix}_loss"
             raise NonFiniteLossError(self._non_finite_message(what, loss, self.state.global_step))
         return metrics
+
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """Predict as Trainer does; of models with several heads only the logits that they answer with."""
+        ignore_keys = keys_beside_logits(self.model) if ignore_keys is None else ignore_keys
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save as Trainer does; a timm model so that timm can load it, too, and the plan beside the weights."""

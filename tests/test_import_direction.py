@@ -17,7 +17,7 @@ _LINES = (
     "errors privacy collision",
     "layers registry architectures plan recipes",
     "freezing optimizer_groups initialise",
-    "losses memory_format saving",
+    "losses unused_parameters memory_format saving",
     "data evaluation figure_style figures report",
     "rebuilding heads image_size channels bare_names models truncation",
     "training_args phases progress trainer",

@@ -15,7 +15,6 @@ from torch import nn
 
 import hf_transfer as ht
 from hf_transfer import registry
-from hf_transfer.architectures.flat import ViTWrapper
 from hf_transfer.architectures.inferred import InferredWrapper
 from hf_transfer.architectures.layout import Layout, LayoutWrapper
 from hf_transfer.errors import ArgumentError, LayerGroupError, SelectorError, UnknownArchitectureError
@@ -29,6 +28,9 @@ from hf_transfer.registry import (
     registry_key,
 )
 from tests import tiny
+
+ht.list_wrappers()
+ViTWrapper = registry._WRAPPERS["vit"]
 
 
 class Net(nn.Module):
@@ -288,7 +290,7 @@ def test_the_groups_of_a_wrapper_are_checked() -> None:
 
 def test_repr_is_short() -> None:
     """The wrapper shows its class, the model's class, the number of groups and where they come from."""
-    assert repr(ht.wrap(tiny.vit())) == "ViTWrapper(ViTForImageClassification, 6 groups, registered)"
+    assert repr(ht.wrap(tiny.vit())) == "VitWrapper(ViTForImageClassification, 6 groups, registered)"
 
 
 def test_select_resolves_on_a_model() -> None:
