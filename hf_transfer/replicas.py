@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import random
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate.utils import gather_object
@@ -13,6 +16,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_transfer.errors import ReplicasDifferError
+from hf_transfer.unused_parameters import find_unused_parameters
+
+logger = logging.getLogger(__name__)
 
 
 def is_distributed() -> bool:
@@ -51,6 +57,31 @@ def rebuild_reducer(wrapped: nn.Module, ddp_handler: Any = None) -> bool:
     if ddp_handler is not None:
         ddp_handler.register_comm_hook(ddp)
     return True
+
+
+def unused_of_samples(model: nn.Module, dataset: Any, collator: Any, device: torch.device) -> tuple[str, ...] | None:
+    """Parameters that get no gradient from two images of the training data.
+
+    Returns:
+        Their names; None where that cannot be found out, as for streamed data and models without a loss. All processes
+        get the same answer.
+    """
+    found: tuple[str, ...] | None = None
+    random_states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng([]):
+            batch = collator([dataset[0], dataset[min(1, len(dataset) - 1)]])
+        inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        found = find_unused_parameters(model, inputs)
+    except Exception as error:  # whatever data set or model do, it is left to DDP then
+        logger.info("Unused parameters could not be found beforehand: %s", error)
+    finally:
+        random.setstate(random_states[0])
+        np.random.set_state(random_states[1])
+    answers = gather_from_ranks(found)
+    if any(answer is None for answer in answers):
+        return None
+    return tuple(name for name in answers[0] if all(name in answer for answer in answers))
 
 
 def copy_from_first_rank(tensors: Mapping[str, torch.Tensor]) -> None:

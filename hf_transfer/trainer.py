@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -29,7 +30,7 @@ from hf_transfer.phase_callback import PhaseCallback
 from hf_transfer.phases import PhaseClock, ResolvedPlan, resolve_plan, total_steps
 from hf_transfer.plan import TransferPlan
 from hf_transfer.progress import use_phase_progress
-from hf_transfer.replicas import copy_from_first_rank, rebuild_reducer
+from hf_transfer.replicas import copy_from_first_rank, rebuild_reducer, unused_of_samples
 from hf_transfer.resuming import Resumption, RunState, load_training_state, read_resumption, run_state
 from hf_transfer.saving import PLAN_FILE
 from hf_transfer.schedules import make_scheduler, set_rates
@@ -40,6 +41,8 @@ from hf_transfer.training_args import (
     check_processes,
     warn_of_missing_fsdp,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class TransferTrainer(CheckpointTrainer):
@@ -199,10 +202,23 @@ class TransferTrainer(CheckpointTrainer):
         resolved = resolve_plan(self.plan, self.model, args, steps_per_epoch)
         if self._resumption is not None:
             resolved = self._resumption.place(resolved)
-        self._phase_callback = PhaseCallback(PhaseClock(resolved), self.model, self._begin_phase)
+        unused = self._settle_unused_parameters()
+        self._phase_callback = PhaseCallback(PhaseClock(resolved), self.model, self._begin_phase, unused)
         self.add_callback(self._phase_callback)
         self._restore_stopping(resolved)
         return resolved
+
+    def _settle_unused_parameters(self) -> tuple[str, ...]:
+        """Find parameters that never get a gradient, so that DDP need not search for them in each step."""
+        handler = self.accelerator.ddp_handler
+        if self.args.world_size == 1 or handler is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            return ()
+        unused = unused_of_samples(self.model, self.train_dataset, self.data_collator, self.args.device)
+        if unused is not None and self.args.ddp_find_unused_parameters is None:
+            handler.find_unused_parameters = False
+        if unused:
+            logger.warning("These parameters never get a gradient and stay frozen: %s.", ", ".join(unused))
+        return unused or ()
 
     def _restore_stopping(self, resolved: ResolvedPlan) -> None:
         resumed = self._resumption

@@ -55,6 +55,12 @@ def vit_default(folder: Path) -> Found:
     return runs.gradual("vit", "sgd", folder, ddp_find_unused_parameters=None)
 
 
+def dinov2(folder: Path) -> Found:
+    """A model with a parameter that never gets a gradient, and no ddp_find_unused_parameters."""
+    found = runs.gradual("dinov2", "sgd", folder, ddp_find_unused_parameters=None)
+    return found | {"mask": found["weights"]["dinov2.embeddings.mask_token"]}
+
+
 def stock_trainer(folder: Path) -> Found:
     """The naive way: stock Trainer, and a callback that unfreezes after DDP has wrapped the model."""
 
@@ -94,7 +100,8 @@ def evaluated(folder: Path) -> Found:
         seen.append(len(prediction.label_ids))
         return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
 
-    plan = ht.TransferPlan((ht.Phase("a", "head", max_steps=2), ht.Phase("b", "all", max_steps=2, norm="train")))
+    steps = (("a", "head", "eval"), ("b", "all", "eval"), ("c", "all", "train"))
+    plan = ht.TransferPlan(tuple(ht.Phase(name, train, max_steps=2, norm=norm) for name, train, norm in steps))
     args = arguments(folder, **runs.options(eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=2))
     trainer = ht.TransferTrainer(
         model,
@@ -107,12 +114,8 @@ def evaluated(folder: Path) -> Found:
     trainer.train()
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     logs = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    again = runs.make_model("resnet")
-    again.load_state_dict(weights)
-    alone = arguments(folder, use_cpu=True)
     trainer.train()
     second = model.state_dict()
-    del alone
     return {
         "weights": weights,
         "evaluations": [(e["eval_loss"], e["eval_accuracy"]) for e in logs],
@@ -131,7 +134,7 @@ def interrupted(folder: Path) -> Found:
 
     class Stop(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if RANK == runs.world_size() - 1 and state.global_step == 4:
+            if runs.world_size() - 1 == RANK and state.global_step == 4:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     trainer = runs.make_trainer(runs.make_model("vit", 0.1), folder, runs.GRADUAL, [Stop()], save_strategy="steps")
@@ -158,6 +161,7 @@ SCENARIOS: dict[str, Callable[[Path], Found]] = {
         vit_adamw,
         vit_checkpointed,
         vit_default,
+        dinov2,
         stock_trainer,
         without_rebuilding,
         evaluated,

@@ -35,7 +35,7 @@ def world_size() -> int:
 def make_model(name: str, dropout: float = 0.0) -> nn.Module:
     """A model whose weights are the same in every process."""
     torch.manual_seed(0)
-    return tiny.vit(hidden_dropout_prob=dropout) if name == "vit" else tiny.resnet()
+    return tiny.vit(hidden_dropout_prob=dropout) if name == "vit" else tiny.TRANSFORMERS_MODELS[name]()
 
 
 def options(**changes: Any) -> dict[str, Any]:
@@ -88,6 +88,6 @@ def gradual(model_name: str, optim: str, folder: Path, **changes: Any) -> dict[s
     trainer = make_trainer(model, folder, GRADUAL, [ends], **(defaults | changes))
     ends.trainer = trainer
     trainer.train()
-    held = {n for n, p in model.named_parameters() if p in getattr(trainer.optimizer, "optimizer").state}
+    held = {n for n, p in model.named_parameters() if p in trainer.optimizer.optimizer.state}
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {"weights": model.state_dict(), "digests": ends.digests, "losses": losses, "held": held}
