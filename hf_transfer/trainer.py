@@ -19,6 +19,7 @@ from hf_transfer.checkpoint_trainer import CheckpointTrainer
 from hf_transfer.checkpoints import checkpoint_steps, last_complete
 from hf_transfer.early_stopping import PhaseStopping
 from hf_transfer.errors import NonFiniteLossError, PlanError
+from hf_transfer.exact_evaluation import ExactEvaluationTrainer
 from hf_transfer.freezing import named_parameters
 from hf_transfer.initialise import draw_random_weights
 from hf_transfer.interrupts import InterruptCallback
@@ -45,7 +46,7 @@ from hf_transfer.training_args import (
 logger = logging.getLogger(__name__)
 
 
-class TransferTrainer(CheckpointTrainer):
+class TransferTrainer(CheckpointTrainer, ExactEvaluationTrainer):
     """A drop-in for `transformers.Trainer` that trains by a transfer plan.
 
     Without a plan or recipe it behaves as `Trainer` does, loss by loss, save that the loss is right under gradient
