@@ -7,12 +7,20 @@ Lengths and learning rates that are None come from the training arguments, so th
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
 from hf_transfer.errors import ArgumentError, PlanError
 from hf_transfer.layers import Selector
 from hf_transfer.plan import NormMode, Phase, TransferPlan
+
+# BiT's rule, by number of images: end of the warm-up, steps at which the rate falls to a tenth, last step.
+_BIT_STEPS = (
+    (20_000, (100, 200, 300, 400, 500)),
+    (500_000, (500, 3000, 6000, 9000, 10_000)),
+    (math.inf, (500, 6000, 12_000, 18_000, 20_000)),
+)
 
 
 def linear_probe(epochs: float | None = None, learning_rate: float | None = None) -> TransferPlan:
@@ -167,11 +175,12 @@ def surgical(
 def bit_hyperrule(n_images: int, image_size: int) -> TransferPlan:
     """Fine-tune all layers by BiT's rule: length from the number of images, the rate in four steps.
 
-    The rule is for SGD with momentum 0.9 (`--optim sgd --optim_args momentum=0.9`) and 512 images per step; the rate of
-    0.003 belongs to that. It also asks for images of `bit_resolution(image_size)` and, above 20,000 images, for mixup.
+    The rule is for SGD with momentum 0.9 (`--optim sgd --optim_args momentum=0.9`) and 512 images per step; the
+    rate of 0.003 belongs to that. It also asks for images of `bit_resolution(image_size)` and, from 20,000 images on,
+    for mixup.
 
     Args:
-        n_images: Training images: up to 20,000 give 500 steps, up to 500,000 give 10,000, more give 20,000.
+        n_images: Training images: below 20,000 give 500 steps, below 500,000 10,000, more give 20,000.
         image_size: Side of the images as they are stored, in pixels.
 
     Raises:
@@ -182,12 +191,7 @@ def bit_hyperrule(n_images: int, image_size: int) -> TransferPlan:
     for name, value in (("n_images", n_images), ("image_size", image_size)):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise PlanError(f"bit_hyperrule: {name} is a positive whole number, found {value!r}.")
-    small, medium, large = (
-        (100, 200, 300, 400, 500),
-        (500, 3000, 6000, 9000, 10_000),
-        (500, 6000, 12_000, 18_000, 20_000),
-    )
-    warmup, *borders = small if n_images < 20_000 else medium if n_images < 500_000 else large
+    warmup, *borders = next(steps for limit, steps in _BIT_STEPS if n_images < limit)
     phases = []
     for index, (start, end) in enumerate(zip((0, *borders), borders, strict=False)):
         rate, own_warmup = 3e-3 * 0.1**index, 0 if index else warmup

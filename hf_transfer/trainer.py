@@ -161,9 +161,8 @@ class TransferTrainer(CheckpointTrainer, ExactEvaluationTrainer):
             resume_from_checkpoint = True if last is None else str(last)  # Trainer says that there is none
         if self.plan is None:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-        size = self.get_total_train_batch_size(self.args)
-        rate, known = self.args.learning_rate, self.data_fingerprint
-        self._run_state = run_state(self.plan, self.model, self.train_dataset, size, rate, known)
+        size, rate = self.get_total_train_batch_size(self.args), self.args.learning_rate
+        self._run_state = run_state(self.plan, self.model, self.train_dataset, size, rate, self.data_fingerprint)
         self._resumption = None
         if isinstance(resume_from_checkpoint, str):
             may_change = getattr(self.args, "allow_plan_change", False)
@@ -198,7 +197,7 @@ class TransferTrainer(CheckpointTrainer, ExactEvaluationTrainer):
             draw_random_weights(self.model, args.seed)
         set_memory_format(self.model, getattr(args, "memory_format", "default"))
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            # What DDP would do, and before the hashes of frozen tensors are taken.
+            # As DDP does, but before frozen tensors are hashed.
             copy_from_first_rank(dict(named_parameters(self.model)) | dict(self.model.named_buffers()))
         resolved = resolve_plan(self.plan, self.model, args, steps_per_epoch)
         if self._resumption is not None:
@@ -212,7 +211,8 @@ class TransferTrainer(CheckpointTrainer, ExactEvaluationTrainer):
     def _settle_unused_parameters(self) -> tuple[str, ...]:
         """Find parameters that never get a gradient, so that DDP need not search for them in each step."""
         handler = self.accelerator.ddp_handler
-        if self.args.world_size == 1 or handler is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled or self.is_distributed_loading_by_transformers
+        if self.args.world_size == 1 or handler is None or sharded:
             return ()
         unused = unused_of_samples(self.model, self.train_dataset, self.data_collator, self.args.device)
         if unused is not None and self.args.ddp_find_unused_parameters is None:

@@ -156,7 +156,7 @@ def test_surgical(part: Any, expected: set[str]) -> None:
 
 
 def test_surgical_thirds_partition_the_blocks() -> None:
-    """In a network of 7 blocks the thirds are disjoint and together all of them; one of two blocks is never nothing."""
+    """In a network of 7 blocks the thirds are disjoint and together all of them; of few blocks none is empty."""
     for count in (7, 2, 1):
         groups = tuple(
             LayerGroup(i, name, role, (f"{name}.weight",))
