@@ -94,7 +94,7 @@ class TransferTrainer(CheckpointTrainer, ExactEvaluationTrainer):
         self.plan = agreed_plan(plan, args)
         self.data_fingerprint: str | None = None
         self._phase_callback: PhaseCallback | None = None
-        self._interrupts = InterruptCallback(self._any_process)
+        self.interrupts = InterruptCallback(self._any_process)
         self._stopping = PhaseStopping()
         self._micro_batch_weights: Iterator[float] = iter(())
         self._run_state: RunState | None = None
@@ -131,7 +131,7 @@ class TransferTrainer(CheckpointTrainer, ExactEvaluationTrainer):
         warn_of_missing_fsdp(self.accelerator, args)
         if self.plan is not None:
             check_model(self.model)
-            self.add_callback(self._interrupts)
+            self.add_callback(self.interrupts)
             use_phase_progress(self, [phase.name for phase in self.plan.phases])
         elif getattr(args, "memory_format", "default") == "channels_last":
             set_memory_format(self.model, "channels_last")
@@ -168,7 +168,7 @@ class TransferTrainer(CheckpointTrainer, ExactEvaluationTrainer):
             may_change = getattr(self.args, "allow_plan_change", False)
             self._resumption = read_resumption(resume_from_checkpoint, self._run_state, may_change)
         try:
-            with self._interrupts:
+            with self.interrupts:
                 return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             self.is_in_train = False

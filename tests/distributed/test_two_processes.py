@@ -76,6 +76,16 @@ def test_ranks_are_equal_and_as_one_process(name: str, launched_folder: Path, tm
         assert torch.allclose(first["weights"][key], value, rtol=0, atol=TOLERANCE[optim]), key
 
 
+@pytest.mark.parametrize(("name", "tolerance"), [("fsdp2", 1e-4), ("fsdp2_mixed", 1e-3)])
+def test_fsdp2_gives_the_result_of_one_process(name: str, tolerance: float, launched_folder: Path) -> None:
+    """Four phases with all parameters sharded over two ranks; in bfloat16, unfreezing works (pytorch#186998)."""
+    alone = results(launched_folder, "vit_sgd")[0]  # compared with one process above
+    for found in results(launched_folder, name):
+        assert found["sharded"]
+        for key, value in alone["weights"].items():
+            assert torch.allclose(found["weights"][key], value, rtol=0, atol=tolerance), key
+
+
 def test_the_plan_spares_ddp_the_search(launched_folder: Path) -> None:
     """Without ddp_find_unused_parameters the result is the same, and a parameter that is never used stays frozen."""
     default, asked = (results(launched_folder, name)[0] for name in ("vit_default", "vit_sgd"))
@@ -124,8 +134,8 @@ def test_files_and_logs_are_written_once(launched_folder: Path) -> None:
     names = {path.name for path in (folder / "checkpoint-2").iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth", "transfer_plan.json", "transfer_state.json"} <= names
     lines = [line for line in output.splitlines() if line.startswith("{'train_runtime'")]
-    gradual, stock, evaluated, interrupted = len(GRADUAL) + 2, 1, 2, 2
-    assert len(lines) == gradual + stock + evaluated + interrupted
+    gradual, fsdp, stock, evaluated, interrupted = len(GRADUAL) + 2, 2, 1, 2, 2
+    assert len(lines) == gradual + fsdp + stock + evaluated + interrupted
 
 
 def test_a_signal_to_one_process_stops_both_at_one_step(launched_folder: Path) -> None:
