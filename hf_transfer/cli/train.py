@@ -222,24 +222,16 @@ def _check_values(job: Job) -> None:
 
 
 def _how_to_resume(job: Job) -> str:
-    """The command that goes on with an interrupted run."""
-    dropped = ("--resume_from_checkpoint", "--overwrite_output_dir")
-    kept: list[str] = []
-    skip_value = False
+    """The command that goes on with an interrupted run; without the token, which belongs into no log."""
+    dropped, kept, skipping = ("--resume_from_checkpoint", "--overwrite_output_dir", "--hub_token"), [], False
     for word in job.command:
-        name = word.split("=")[0]
-        if name in dropped:
-            skip_value = "=" not in word
-        elif skip_value and not word.startswith("--"):
-            skip_value = False
-        else:
-            skip_value = False
+        if word.startswith("--"):
+            skipping = word.split("=")[0] in dropped
+        if not skipping:
             kept.append(word)
     command = shlex.join([*kept, "--resume_from_checkpoint", "true"])
     if job.args.world_size > 1:
-        command = "accelerate launch (with the options of this run) -m " + command.replace(
-            "hf-transfer", "hf_transfer", 1
-        )
+        return f"Go on with accelerate launch, as before, and: {command.replace('hf-transfer', '-m hf_transfer', 1)}"
     return f"Go on with: {command}"
 
 
