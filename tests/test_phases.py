@@ -124,6 +124,7 @@ def test_moments_are_carried_over_or_reset(reset: bool, tmp_path: Path) -> None:
     assert held == [len(list(model.parameters()))] * 2 + [2] * 2
 
 
+@pytest.mark.slow
 def test_compiled_once_for_each_phase(tmp_path: Path) -> None:
     """torch.compile makes one graph per phase, and the weights are those of the run that is not compiled."""
     torch._dynamo.reset()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
 import hf_transfer as ht
@@ -68,16 +69,21 @@ def digest(model: nn.Module) -> str:
 
 
 class PhaseEnds(TrainerCallback):
-    """Collects the digest of the model whenever a phase ends."""
+    """Collects at each phase's end the digest of the model, and the bytes that DDP averages beside those trained."""
 
     def __init__(self) -> None:
         self.digests: list[str] = []
+        self.averaged: list[tuple[int, int]] = []
         self.trainer: ht.TransferTrainer | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         assert self.trainer is not None and self.trainer.resolved_plan is not None
         if state.global_step in {phase.end for phase in self.trainer.resolved_plan.phases}:
             self.digests.append(digest(model))
+            trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+            if isinstance(self.trainer.model_wrapped, DistributedDataParallel):
+                told = self.trainer.model_wrapped._get_ddp_logging_data()
+                self.averaged.append((told["total_parameter_size_bytes"], trained))
 
 
 def gradual(model_name: str, optim: str, folder: Path, **changes: Any) -> dict[str, Any]:
@@ -92,4 +98,5 @@ def gradual(model_name: str, optim: str, folder: Path, **changes: Any) -> dict[s
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     handler = trainer.accelerator.ddp_handler
     found = {"weights": model.state_dict(), "digests": ends.digests, "losses": losses, "held": sorted(held)}
+    found |= {"averaged": ends.averaged}
     return found | {"find unused": handler is not None and handler.find_unused_parameters}

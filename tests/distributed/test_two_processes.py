@@ -76,6 +76,15 @@ def test_ranks_are_equal_and_as_one_process(name: str, launched_folder: Path, tm
         assert torch.allclose(first["weights"][key], value, rtol=0, atol=TOLERANCE[optim]), key
 
 
+def test_only_what_is_trained_is_averaged(launched_folder: Path) -> None:
+    """In each phase the gradients that DDP sends are those of the trained parameters, byte for byte."""
+    for name in ("vit_sgd", "resnet_sgd"):
+        averaged = results(launched_folder, name)[0]["averaged"]
+        assert len(averaged) == 4
+        assert all(sent == trained for sent, trained in averaged)
+        assert averaged[0][0] < averaged[-1][0]
+
+
 @pytest.mark.parametrize(("name", "tolerance"), [("fsdp2", 1e-4), ("fsdp2_mixed", 1e-3)])
 def test_fsdp2_gives_the_result_of_one_process(name: str, tolerance: float, launched_folder: Path) -> None:
     """Four phases with all parameters sharded over two ranks; in bfloat16, unfreezing works (pytorch#186998)."""
