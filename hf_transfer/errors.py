@@ -14,6 +14,10 @@ class ArgumentError(TransferError, ValueError):
     """An argument, flag or configuration value is missing, unknown or contradicts another one."""
 
 
+class CacheError(TransferError, OSError):
+    """The feature cache cannot hold what it should: over its cap, no space on the disk, or no permission."""
+
+
 class DataError(TransferError, ValueError):
     """A data set cannot be used: nothing found, labels missing or contradictory, too many unreadable images."""
 
