@@ -18,7 +18,7 @@ _LINES = (
     "layers registry architectures plan recipes",
     "freezing optimizer_groups initialise",
     "losses memory_format models",
-    "data features",
+    "data cut_trace cut cut_check cost_model features feature_cache",
     "evaluation figure_style figures report",
     "training_args phases progress saving trainer",
     "run_record card_metadata card_tables card outputs",
