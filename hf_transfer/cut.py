@@ -64,7 +64,7 @@ def boundaries(
     trained: Sequence[int],
     passive: Collection[str] = (),
 ) -> Iterator[Boundary]:
-    """Places to cut, the best first: in front of the first trained group, then in front of the groups before it.
+    """Places to cut, the latest first: in front of the first trained group, of what is around it, of groups before it.
 
     Args:
         first: Trace with two images.
@@ -80,7 +80,7 @@ def boundaries(
     begins = first.first_in()
     start: dict[int, int] = {}
     for group in groups:
-        ran = {begins[m]: m not in passive for m in group.module_names if m in begins}
+        ran = {begins[m]: m not in passive for path in group.module_names for m in _run_modules(path, begins)}
         if ran:
             start[group.index] = min((at for at, active in ran.items() if active), default=min(ran))
     order = sorted(start, key=lambda index: start[index])
@@ -90,9 +90,17 @@ def boundaries(
     if not earliest:
         raise CutError("nothing in front of the first trained layer is frozen")
     by_position = {position: name for name, position in begins.items()}
-    for place in range(earliest, 0, -1):
+    # A group may begin inside a block whose skip path starts with the block: what is around it is tried, too.
+    starts = [by_position[start[order[place]]] for place in range(1, earliest + 1)]
+    places = {name for begin in starts for name in (begin, *above(begin)) if name in begins}
+    for path in sorted(places, key=lambda name: begins[name], reverse=True):
         with contextlib.suppress(NoBoundary):
-            yield boundary(first, second, by_position[start[order[place]]])
+            yield boundary(first, second, path)
+
+
+def _run_modules(path: str, begins: Mapping[str, int]) -> list[str]:
+    """The module itself, or, where it is a mere list of others, those in it that run."""
+    return [path] if path in begins else [name for name in begins if name.startswith(f"{path}.")]
 
 
 def passive_modules(model: nn.Module) -> set[str]:
@@ -110,12 +118,12 @@ def boundary(first: Trace, second: Trace, path: str) -> Boundary:
     begins, ends = first.first_in(), first.last_out()
     at = begins[path]
     early = {name for name, position in ends.items() if position < at}
-    maximal = [name for name in early if not any(above in early for above in _above(name))]
-    before = [n for n, position in begins.items() if position < at and n not in early and n not in _above(path)]
+    maximal = [name for name in early if not any(outer in early for outer in above(name))]
+    before = [n for n, position in begins.items() if position < at and n not in early and n not in above(path)]
     stubs = {name: tuple(pairs(first.outputs[name], second.outputs[name])) for name in maximal}
     leaves, structure = leaves_of(first.inputs[path], second.inputs[path])
-    if not any(leaf.is_rows for leaf in leaves):
-        raise NoBoundary(f"{path} gets nothing for each image")
+    if not maximal or not any(leaf.is_rows for leaf in leaves):
+        raise NoBoundary(f"nothing ends in front of {path}, or it gets nothing for each image")
     return Boundary(path, leaves, structure, stubs, tuple(before))
 
 
@@ -278,6 +286,7 @@ def _fits(leaf: Leaf, value: Any, images: int) -> bool:
     return isinstance(value, torch.Tensor) and tuple(value.shape) == leaf.sized(images)
 
 
-def _above(name: str) -> list[str]:
+def above(name: str) -> list[str]:
+    """Paths of the modules around a module, the model itself excepted."""
     parts = name.split(".")
     return [".".join(parts[:depth]) for depth in range(1, len(parts))]

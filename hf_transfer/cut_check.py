@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.utils._pytree import tree_leaves
 
 from hf_transfer.cut import Captured, Cut, boundaries, passive_modules
 from hf_transfer.cut_trace import trace
@@ -20,7 +21,8 @@ _CAPTURED = ([0, 1, 2], [3, 4])
 _USED = ([4, 0], [1, 3, 2])
 # Other batches and memory layouts change the last digits; a lost skip connection changes the first.
 _TOLERANCE = 1e-4
-_ATTEMPTS = 4
+# Groups that were inferred may be parts of a residual block, of which only the first can be cut in front of.
+_ATTEMPTS = 8
 
 
 def find_cut(
@@ -129,7 +131,8 @@ def _output(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     if isinstance(output, torch.Tensor):
         return output
     logits = output.get("logits") if isinstance(output, dict) else None
-    return logits if isinstance(logits, torch.Tensor) else next(v for v in tuple(output) if v is not None and v.ndim)
+    tensors = (v for v in tree_leaves(output) if isinstance(v, torch.Tensor) and v.is_floating_point() and v.ndim)
+    return logits if isinstance(logits, torch.Tensor) else next(tensors)
 
 
 def _gradients(model: nn.Module, images: torch.Tensor, trained: Collection[str]) -> dict[str, torch.Tensor]:

@@ -63,7 +63,8 @@ def row_bytes(cut: Cut) -> int:
 def prefix_tensors(model: nn.Module, groups: Sequence[LayerGroup], cut: Cut) -> list[str]:
     """Names of the parameters and buffers that captured tensors may depend on: all but those of the groups behind."""
     path = cut.boundary.path
-    first = next((group.index for group in groups if path in group.module_names), len(groups))
+    after = [g.index for g in groups if any(is_inside(m, (path,)) or is_inside(path, (m,)) for m in g.module_names)]
+    first = min(after, default=len(groups))
     behind = [module for group in groups if group.index >= first for module in group.module_names]
     ran = (*cut.boundary.stubs, *cut.boundary.before)  # groups may be in another order than they run in
     return [name for name in tensor_names(model) if is_inside(name, ran) or not is_inside(name, behind)]
