@@ -34,6 +34,16 @@ class FrozenChangedError(TransferError, RuntimeError):
     """A tensor that the phase had frozen is not the same, bit for bit, at the end of the phase."""
 
 
+class InterruptedTrainingError(TransferError, KeyboardInterrupt):
+    """A signal asked the run to stop; it finished its step and saved a checkpoint first.
+
+    Attributes:
+        exit_code: Of the command line: 128 and the number of the signal, 130 for SIGINT and 143 for SIGTERM.
+    """
+
+    exit_code = 1
+
+
 class LayerGroupError(TransferError, ValueError):
     """Layer groups do not partition the parameters of a model."""
 
@@ -52,6 +62,10 @@ class OutputError(TransferError, OSError):
 
 class PlanError(TransferError, ValueError):
     """A transfer plan is invalid, or does not fit the model or the other arguments."""
+
+
+class ReplicasDifferError(TransferError, RuntimeError):
+    """The processes of a distributed run do not hold the same weights."""
 
 
 class SelectorError(PlanError):
