@@ -219,7 +219,7 @@ class Cut:
         self._handles = [
             self.model.register_forward_pre_hook(feed, with_kwargs=True),
             self.model.register_forward_hook(forget, always_call=True),
-            cut_module.register_forward_pre_hook(lambda *_: self._fed, with_kwargs=True),
+            cut_module.register_forward_pre_hook(lambda *_: self._fed, prepend=True, with_kwargs=True),
         ]
 
     def remove(self) -> None:
