@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import has_length
 
 from hf_transfer.checkpoint_trainer import CheckpointTrainer
 from hf_transfer.feature_cache import FeatureCache
@@ -51,9 +52,9 @@ class CachingTrainer(CheckpointTrainer):
 
     def get_train_dataloader(self) -> Any:
         """Make the loader of the training data; with a plan, one that can read the frozen part from the cache."""
-        if self.plan is None or not self.is_in_train:
-            return super().get_train_dataloader()
         self._close_cache()
+        if self.plan is None or not self.is_in_train or not has_length(self.train_dataset):
+            return super().get_train_dataloader()
         self._feature_cache = make_cache(self)
         self._cache_decisions = self._feature_cache.decisions
         given, self.train_dataset = self.train_dataset, self._feature_cache.train
@@ -109,7 +110,6 @@ def _obstacle(trainer: Trainer) -> str | None:
         "torch_compile": args.torch_compile,
         "activation checkpointing": args.gradient_checkpointing or getattr(args, "activation_checkpointing", False),
         "dataloader_persistent_workers": args.dataloader_num_workers > 0 and args.dataloader_persistent_workers,
-        "a streamed data set": isinstance(trainer.train_dataset, torch.utils.data.IterableDataset),
         "include_for_metrics inputs": "inputs" in args.include_for_metrics,
         "neftune_noise_alpha": getattr(args, "neftune_noise_alpha", None) is not None,
         # Someone else's way to compute the loss may read the images.
@@ -154,7 +154,8 @@ class CachePhasesCallback(TrainerCallback):
             return
         self._number = self.phases.number
         steps = max(self.phases.phase.end - state.global_step, 0)
-        epochs = steps / max(math.ceil(len(dataloader) / args.gradient_accumulation_steps), 1)
+        per_epoch = math.ceil(len(dataloader) / args.gradient_accumulation_steps) if has_length(dataloader) else steps
+        epochs = steps / max(per_epoch, 1)
         every = {"epoch": epochs, "steps": steps / max(state.eval_steps or steps or 1, 1)}
         self.evaluations = every.get(str(getattr(args.eval_strategy, "value", args.eval_strategy)), 0.0)
         self.cache.begin(self.phases.phase_name, epochs)

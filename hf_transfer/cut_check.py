@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Collection, Iterator, Sequence
 
 import torch
@@ -82,22 +83,25 @@ def check_cut(cut: Cut, images: torch.Tensor, trained: Collection[str]) -> None:
         torch.manual_seed(0)
         in_training = cut.capture(images[_CAPTURED[0]])  # the caller's mode: training, with what is frozen in eval
     with _eval_mode(cut.model):
+        started = time.perf_counter()
         with torch.no_grad():
             parts = [cut.capture(images[rows]) for rows in _CAPTURED]
-            whole = [_output(cut.model, images[rows]) for rows in _USED]
+        captured_at = _now(images.device)
+        with torch.no_grad():
+            small = _output(cut.model, images[_USED[0]])
+        cut.seconds = ((captured_at - started) / CHECK_IMAGES, (_now(images.device) - captured_at) / len(_USED[0]))
+        large, gradients = _output_and_gradients(cut.model, images[_USED[1]], trained)
         _check_equal(in_training.rows, parts[0].rows, "what comes before the cut is random in training")
         for part in parts:
             _check_equal(in_training.constants, part.constants, "an argument depends on the images of the batch")
-        captured = _join(parts)
-        gradients = _gradients(cut.model, images[_USED[1]], trained)
-        with _fed(cut, captured, images[0]):
+        with _fed(cut, _join(parts), images[0]):
             try:
                 with torch.no_grad():
-                    after = [_output(cut.model, torch.tensor(rows)) for rows in _USED]
-                fed_gradients = _gradients(cut.model, torch.tensor(_USED[1]), trained)
+                    fed_small = _output(cut.model, torch.tensor(_USED[0]))
+                fed_large, fed_gradients = _output_and_gradients(cut.model, torch.tensor(_USED[1]), trained)
             except Exception as error:  # foreign code, fed with blank tensors, may fail in any way
                 raise CutError(f"{type(error).__name__}: {error}".split("\n")[0]) from error
-        _check_equal(after, whole, "outputs differ from those of the whole model")
+        _check_equal((fed_small, fed_large), (small, large), "outputs differ from those of the whole model")
     if fed_gradients.keys() != gradients.keys():
         lost = sorted(gradients.keys() - fed_gradients.keys())
         raise CutError(f"{', '.join(lost[:3])} is trained and used before the cut")
@@ -135,16 +139,25 @@ def _output(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return logits if isinstance(logits, torch.Tensor) else next(tensors)
 
 
-def _gradients(model: nn.Module, images: torch.Tensor, trained: Collection[str]) -> dict[str, torch.Tensor]:
-    """Gradients of a fixed mixture of the outputs, by parameter."""
+def _output_and_gradients(
+    model: nn.Module, images: torch.Tensor, trained: Collection[str]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Logits, and gradients of a fixed mixture of them by parameter."""
     parameters = {n: p for n, p in model.named_parameters() if n in trained and p.requires_grad}
-    if not parameters:
-        return {}
     with torch.enable_grad():
-        output = _output(model, images).float()
+        output = _output(model, images)
+        if not parameters:
+            return output.detach(), {}
         weights = torch.linspace(-1, 1, output.numel(), device=output.device).reshape(output.shape)
-        found = torch.autograd.grad((output * weights).sum(), list(parameters.values()), allow_unused=True)
-    return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
+        found = torch.autograd.grad((output.float() * weights).sum(), list(parameters.values()), allow_unused=True)
+    return output.detach(), {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
+
+
+def _now(device: torch.device) -> float:
+    """The time when all work on a device is done."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
 
 
 def _check_equal(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], what: str) -> None:

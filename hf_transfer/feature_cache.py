@@ -21,7 +21,7 @@ from hf_transfer.cut_trace import trace
 from hf_transfer.errors import CacheError, CutError, DataError
 from hf_transfer.features.cache_folder import CacheFolder
 from hf_transfer.features.cached_inputs import Inputs, known_inputs
-from hf_transfer.features.cut_rows import CutColumns, measured, prefix_tensors, row_bytes
+from hf_transfer.features.cut_rows import CutColumns, costs_of, prefix_tensors, row_bytes
 from hf_transfer.features.decision import CacheDecision, CacheSettings
 from hf_transfer.features.extraction import Extraction, default_batch_size, extracting, fill
 from hf_transfer.features.fingerprints import fingerprint, versions, weights_fingerprint
@@ -223,7 +223,7 @@ class FeatureCache:
         images = pixel_values(inputs.rows(self.train.dataset, CHECK_IMAGES)).to(device)
         reading = (time.perf_counter() - started) / CHECK_IMAGES
         cut = find_cut(self.model, groups, touched, trained, images)
-        costs = measured(cut, images, reading)
+        costs = costs_of(cut, reading)
         note = {"path": cut.boundary.path, "materialise": cut.materialise, "costs": asdict(costs)}
         self._folder.note(key, note)
         return cut, costs

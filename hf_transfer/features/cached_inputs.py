@@ -64,12 +64,12 @@ def known_inputs(dataset: Any, collator: Callable[[Any], Any], folder: CacheFold
         return Inputs(known, tuple(noted["shape"]), noted["dtype"], noted["random"])
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or not len(dataset):
         raise DataError("the data set has no length, or no images")
+    known_fixed = isinstance(dataset, datasets.Dataset) and isinstance(transform_of(dataset), EvalTransform)
     with own_random_numbers(0):
-        rows = Inputs.rows(dataset, min(_TRIED, len(dataset)))
+        rows = Inputs.rows(dataset, min(2 if known_fixed else _TRIED, len(dataset)))
     images = pixel_values(rows)
     if images.ndim != 4 or not images.is_floating_point():
         raise DataError(f"images are {images.dtype} of shape {tuple(images.shape[1:])}, not (channels, height, width)")
-    known_fixed = isinstance(dataset, datasets.Dataset) and isinstance(transform_of(dataset), EvalTransform)
     random = not known_fixed and _is_random(dataset, images)
     _check_collator(collator, rows)
     found = Inputs(known, tuple(images.shape[1:]), str(images.dtype).removeprefix("torch."), random)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 from hf_transfer.architectures.classifier import is_inside
 from hf_transfer.cost_model import Costs
 from hf_transfer.cut import Cut
-from hf_transfer.features.extraction import Columns, extracting
+from hf_transfer.features.extraction import Columns
 from hf_transfer.features.fingerprints import tensor_names
 from hf_transfer.features.packing import Layout
 from hf_transfer.features.reading import Row, pixel_values
@@ -70,26 +69,12 @@ def prefix_tensors(model: nn.Module, groups: Sequence[LayerGroup], cut: Cut) -> 
     return [name for name in tensor_names(model) if is_inside(name, ran) or not is_inside(name, behind)]
 
 
-def measured(cut: Cut, images: torch.Tensor, reading: float) -> Costs:
+def costs_of(cut: Cut, reading: float) -> Costs:
     """What the parts of a step cost, for one image.
 
     Args:
-        cut: Not installed; its model has just been run, so that nothing is cold.
-        images: A few.
+        cut: Checked.
         reading: Seconds to read one image.
     """
-    with extracting(cut.model):
-        prefix = _seconds(lambda: cut.capture(images), images.device)
-        whole = _seconds(lambda: cut.model(images), images.device)
-    forward = max(whole - prefix, 0.0)
-    return Costs(reading, prefix / len(images), forward * (1 + _BACKWARD) / len(images), 0.0)
-
-
-def _seconds(work: Callable[[], Any], device: torch.device) -> float:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    started = time.perf_counter()
-    work()
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter() - started
+    prefix, whole = cut.seconds
+    return Costs(reading, prefix, max(whole - prefix, 0.0) * (1 + _BACKWARD), 0.0)
