@@ -193,11 +193,12 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
-    import hf_transfer.features
+    import hf_transfer as ht
     import hf_transfer.trainer  # noqa: F401  (before the forks)
 
     torch.set_num_threads(1)
     images = make_images(options.images)
+    ht.wrap(make_model("vit"))  # the registry imports wrappers when it is first used
     seconds: dict[str, dict[str, list[float]]] = {name: {side: [] for side in SIDES} for name in SCENARIOS}
     details: dict[str, Any] = {}
     for number in range(options.rounds):

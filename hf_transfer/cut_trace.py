@@ -110,14 +110,16 @@ def _trace(model: nn.Module, batches: Sequence[torch.Tensor], image: torch.Tenso
         for module in training:
             module.training = False
         for batch in batches:
-            traces.append(_traced(model, batch.to(image.dtype)))
+            with torch.no_grad():
+                traces.append(traced(model, batch.to(image.dtype))[0])
     finally:
         for module, mode in training.items():
             module.training = mode
     return traces[0], traces[1]
 
 
-def _traced(model: nn.Module, images: torch.Tensor) -> Trace:
+def traced(model: nn.Module, images: torch.Tensor) -> tuple[Trace, Any]:
+    """Run a model; what happened, and its output."""
     found = Trace()
     handles = []
 
@@ -138,12 +140,11 @@ def _traced(model: nn.Module, images: torch.Tensor) -> Trace:
                 enter, leave = hooks(name)
                 handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
                 handles.append(module.register_forward_hook(leave))
-        with torch.no_grad():
-            model(images)
+        output = model(images)
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return found, output
 
 
 def _without_storage(model: nn.Module) -> nn.Module:
