@@ -43,7 +43,8 @@ class CachingTrainer(CheckpointTrainer):
             self._close_cache()
 
     def follow_phases(self, phases: PhaseCallback) -> None:
-        """Let the feature cache decide for each phase that a callback begins."""
+        """Add the callback that begins phases, and let the feature cache decide for each of them after it."""
+        self.add_callback(phases)
         if self._cache_phases is not None:
             self.remove_callback(self._cache_phases)
         if self._feature_cache is not None:

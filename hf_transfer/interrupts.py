@@ -32,6 +32,7 @@ class InterruptCallback(TrainerCallback):
 
     def __init__(self, agree: Callable[[bool], bool]) -> None:
         self.received: signal.Signals | None = None
+        self.advice = "Go on with trainer.train(resume_from_checkpoint=True)."
         self._agree = agree
         self._stopping = False
         self._last_save = False
@@ -68,7 +69,7 @@ class InterruptCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # Raised here, when the checkpoint is complete: the wind-down of the loop would evaluate in mid-epoch.
         if self._last_save:
-            raise interrupted(self.received or signal.SIGTERM, state.global_step, args.output_dir)
+            raise interrupted(self.received or signal.SIGTERM, state.global_step, args.output_dir, self.advice)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
@@ -83,11 +84,10 @@ class InterruptCallback(TrainerCallback):
         self._previous.clear()
 
 
-def interrupted(received: signal.Signals, step: int, output_dir: str | None) -> InterruptedTrainingError:
+def interrupted(received: signal.Signals, step: int, output_dir: str | None, advice: str) -> InterruptedTrainingError:
     """The error that ends an interrupted run, with the exit code of the command line."""
     error = InterruptedTrainingError(
-        f"Stopped by {received.name} at step {step}; {checkpoint_name(step)} in {output_dir} is complete. Go on with "
-        "trainer.train(resume_from_checkpoint=True)."
+        f"Stopped by {received.name} at step {step}; {checkpoint_name(step)} in {output_dir} is complete. {advice}"
     )
     error.exit_code = 128 + received
     return error

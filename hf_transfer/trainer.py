@@ -19,6 +19,7 @@ from hf_transfer.caching_trainer import CachingTrainer
 from hf_transfer.checkpoints import checkpoint_steps, last_complete
 from hf_transfer.early_stopping import PhaseStopping
 from hf_transfer.errors import NonFiniteLossError, PlanError
+from hf_transfer.exact_evaluation import ExactEvaluationTrainer
 from hf_transfer.freezing import named_parameters
 from hf_transfer.initialise import draw_random_weights
 from hf_transfer.interrupts import InterruptCallback
@@ -45,7 +46,7 @@ from hf_transfer.training_args import (
 logger = logging.getLogger(__name__)
 
 
-class TransferTrainer(CachingTrainer):
+class TransferTrainer(CachingTrainer, ExactEvaluationTrainer):
     """A drop-in for `transformers.Trainer` that trains by a transfer plan.
 
     Without a plan or recipe it behaves as `Trainer` does, loss by loss, save that the loss is right under gradient
@@ -93,7 +94,7 @@ class TransferTrainer(CachingTrainer):
         self.plan = agreed_plan(plan, args)
         self.data_fingerprint: str | None = None
         self._phase_callback: PhaseCallback | None = None
-        self._interrupts = InterruptCallback(self._any_process)
+        self.interrupts = InterruptCallback(self._any_process)
         self._stopping = PhaseStopping()
         self._micro_batch_weights: Iterator[float] = iter(())
         self._run_state: RunState | None = None
@@ -130,7 +131,7 @@ class TransferTrainer(CachingTrainer):
         warn_of_missing_fsdp(self.accelerator, args)
         if self.plan is not None:
             check_model(self.model)
-            self.add_callback(self._interrupts)
+            self.add_callback(self.interrupts)
             use_phase_progress(self, [phase.name for phase in self.plan.phases])
         elif getattr(args, "memory_format", "default") == "channels_last":
             set_memory_format(self.model, "channels_last")
@@ -160,15 +161,14 @@ class TransferTrainer(CachingTrainer):
             resume_from_checkpoint = True if last is None else str(last)  # Trainer says that there is none
         if self.plan is None:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-        size = self.get_total_train_batch_size(self.args)
-        rate, known = self.args.learning_rate, self.data_fingerprint
-        self._run_state = run_state(self.plan, self.model, self.train_dataset, size, rate, known)
+        size, rate = self.get_total_train_batch_size(self.args), self.args.learning_rate
+        self._run_state = run_state(self.plan, self.model, self.train_dataset, size, rate, self.data_fingerprint)
         self._resumption = None
         if isinstance(resume_from_checkpoint, str):
             may_change = getattr(self.args, "allow_plan_change", False)
             self._resumption = read_resumption(resume_from_checkpoint, self._run_state, may_change)
         try:
-            with self._interrupts:
+            with self.interrupts:
                 return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
             self.is_in_train = False
@@ -197,14 +197,13 @@ class TransferTrainer(CachingTrainer):
             draw_random_weights(self.model, args.seed)
         set_memory_format(self.model, getattr(args, "memory_format", "default"))
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            # What DDP would do, and before the hashes of frozen tensors are taken.
+            # As DDP does, but before frozen tensors are hashed.
             copy_from_first_rank(dict(named_parameters(self.model)) | dict(self.model.named_buffers()))
         resolved = resolve_plan(self.plan, self.model, args, steps_per_epoch)
         if self._resumption is not None:
             resolved = self._resumption.place(resolved)
         unused = self._settle_unused_parameters()
         self._phase_callback = PhaseCallback(PhaseClock(resolved), self.model, self._begin_phase, unused)
-        self.add_callback(self._phase_callback)
         self.follow_phases(self._phase_callback)
         self._restore_stopping(resolved)
         return resolved
@@ -212,7 +211,8 @@ class TransferTrainer(CachingTrainer):
     def _settle_unused_parameters(self) -> tuple[str, ...]:
         """Find parameters that never get a gradient, so that DDP need not search for them in each step."""
         handler = self.accelerator.ddp_handler
-        if self.args.world_size == 1 or handler is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled or self.is_distributed_loading_by_transformers
+        if self.args.world_size == 1 or handler is None or sharded:
             return ()
         unused = unused_of_samples(self.model, self.train_dataset, self.data_collator, self.args.device)
         if unused is not None and self.args.ddp_find_unused_parameters is None:

@@ -21,7 +21,7 @@ _LINES = (
     "data cut_trace cut cut_check cost_model features feature_cache",
     "evaluation figure_style figures report",
     "training_args phases schedules micro_batches unused_parameters replicas phase_callback early_stopping",
-    "checkpoints interrupts resuming progress saving checkpoint_trainer caching_trainer trainer",
+    "checkpoints interrupts resuming progress saving exact_evaluation checkpoint_trainer caching_trainer trainer",
     "run_record card_metadata card_tables card outputs",
     "doctor demo cli __main__",
 )

@@ -289,9 +289,7 @@ def test_resuming_under_another_plan_is_refused(tmp_path: Path) -> None:
     trainer = ht.TransferTrainer(
         tiny.vit(), arguments(tmp_path), train_dataset=RandomImages(), plan=ht.recipes.fine_tune()
     )
-    with pytest.raises(
-        PlanError, match=r"checkpoint-2 was saved under another plan.*were linear probe, are fine"
-    ):
+    with pytest.raises(PlanError, match=r"checkpoint-2 was saved under another plan.*were linear probe, are fine"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 

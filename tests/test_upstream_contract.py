@@ -8,12 +8,15 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import DistributedDataParallelKwargs
 from timm.models import _manipulate
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
 import hf_transfer as ht
 from hf_transfer.architectures import timm_models
+from hf_transfer.checkpoints import TRAINER_STATE
 from tests import tiny
 from tests.training import RandomImages, arguments
 
@@ -27,7 +30,15 @@ def test_constructor_takes_what_trainer_takes() -> None:
 def test_overridden_methods_exist_and_take_the_same_arguments() -> None:
     """Each method that we override is there, and Trainer's own parameters fit ours."""
     public = ("create_optimizer", "create_scheduler", "set_initial_training_values", "get_batch_samples", "evaluate")
-    private = ("_save", "_load_from_checkpoint", "_load_best_model")
+    private = (
+        "_save",
+        "_save_checkpoint",
+        "_get_output_dir",
+        "_load_from_checkpoint",
+        "_load_best_model",
+        "_load_optimizer_and_scheduler",
+        "prediction_step",
+    )
     for name in ("train", *public, *private):
         theirs = list(inspect.signature(getattr(Trainer, name)).parameters)
         assert list(inspect.signature(getattr(ht.TransferTrainer, name)).parameters) == theirs
@@ -73,6 +84,37 @@ def test_step_events_come_in_the_order_that_phases_need(tmp_path: Path) -> None:
     images = RandomImages(8)
     Trainer(tiny.vit(), args, train_dataset=images, eval_dataset=images, callbacks=[Watch()]).train()
     assert seen == ["begin 0", "optimizer 0", "end 1 1", "evaluate"]
+
+
+def test_ddp_can_be_constructed_again_in_place() -> None:
+    """What `rebuild_reducer` deletes and hands on is there; only __init__ decides which gradients are averaged."""
+    parameters = inspect.signature(DistributedDataParallel.__init__).parameters
+    assert list(parameters)[1:4] == ["module", "device_ids", "output_device"]
+    assert "process_group" in parameters
+    source = inspect.getsource(DistributedDataParallel)
+    for name in ("reducer", "logger", "process_group", "device_ids", "output_device"):
+        assert f"self.{name} = " in source or f"self.{name}: " in source
+    handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+    assert set(handler.to_kwargs()) <= set(parameters)
+
+
+def test_checkpoints_are_written_below_the_output_folder_alone(tmp_path: Path) -> None:
+    """Trainer takes the place of a checkpoint from `_get_output_dir`, and writes its state last."""
+    seen: list[str] = []
+
+    class Elsewhere(Trainer):
+        def _get_output_dir(self, trial: Any) -> str:
+            return str(tmp_path / "elsewhere")
+
+        def _save_rng_state(self, output_dir: str) -> None:
+            super()._save_rng_state(output_dir)
+            seen.extend(path.name for path in Path(output_dir).iterdir())
+
+    args = arguments(tmp_path / "out", max_steps=1, save_strategy="steps", save_steps=1)
+    Elsewhere(tiny.vit(), args, train_dataset=RandomImages(8)).train()
+    assert not (tmp_path / "out" / "checkpoint-1").exists()
+    assert "optimizer.pt" in seen and TRAINER_STATE not in seen
+    assert (tmp_path / "elsewhere" / "checkpoint-1" / TRAINER_STATE).is_file()
 
 
 def test_timm_groups_names_by_patterns() -> None:

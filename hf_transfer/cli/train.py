@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from hf_transfer import recipes
+from hf_transfer.checkpoints import last_complete
 from hf_transfer.cli.evaluate import evaluate_split
 from hf_transfer.cli.images import load_images
 from hf_transfer.cli.options import ModelOptions, TrainDataOptions, parse
@@ -126,6 +128,8 @@ def _train_and_write(
 ) -> None:
     terminal.heading("Training")
     started = time.perf_counter()
+    trainer.data_fingerprint = data.fingerprint
+    trainer.interrupts.advice = _how_to_resume(job)
     result = trainer.train(resume_from_checkpoint=job.args.resume_from_checkpoint)
     trained = time.perf_counter()
     trainer.save_model()
@@ -217,10 +221,26 @@ def _check_values(job: Job) -> None:
         raise ArgumentError("Publishing is not there yet. Leave --push_to_hub out; the results stay in --output_dir.")
 
 
+def _how_to_resume(job: Job) -> str:
+    """The command that goes on with an interrupted run; without the token, which belongs into no log."""
+    dropped, kept, skipping = ("--resume_from_checkpoint", "--overwrite_output_dir", "--hub_token"), [], False
+    for word in job.command:
+        if word.startswith("--"):
+            skipping = word.split("=")[0] in dropped
+        if not skipping:
+            kept.append(word)
+    command = shlex.join([*kept, "--resume_from_checkpoint", "true"])
+    if job.args.world_size > 1:
+        return f"Go on with accelerate launch, as before, and: {command.replace('hf-transfer', '-m hf_transfer', 1)}"
+    return f"Go on with: {command}"
+
+
 def _resume(value: str | None, folder: Path) -> str | bool | None:
     resume = {"true": True, "false": None, "": None}.get((value or "").lower(), value)
-    if resume is True and not list(folder.glob("checkpoint-*")):
-        raise ArgumentError(f"There is no checkpoint in {folder} to resume from. Leave --resume_from_checkpoint out.")
+    if resume is True and last_complete(folder) is None:
+        raise ArgumentError(
+            f"There is no complete checkpoint in {folder} to resume from. Leave --resume_from_checkpoint out."
+        )
     if isinstance(resume, str) and not Path(resume).is_dir():
         raise ArgumentError(f"There is no checkpoint folder {resume}. Give one, or `true` for the last in the output.")
     return resume

@@ -1,7 +1,7 @@
 """A run that is killed at ten moments and resumed each time: `python killed.py FOLDER PROCESSES`.
 
-Each attempt runs in freshly forked processes, so that the libraries are imported once; the kill is a real SIGKILL, which
-no code can catch. At the end FOLDER holds the weights of the run and of one that was not interrupted.
+Each attempt runs in freshly forked processes, so that the libraries are imported once; the kill is a real
+SIGKILL, which no code can catch. At the end FOLDER holds the weights of the run and of one that was not interrupted.
 """
 
 from __future__ import annotations

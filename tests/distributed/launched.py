@@ -17,7 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 import torch.distributed as dist
-from transformers import Trainer, TrainerCallback
+from accelerate import PartialState
+from transformers import Trainer, TrainerCallback, ViTForImageClassification
+from transformers.distributed import DistributedConfig
 
 import hf_transfer as ht
 from hf_transfer import trainer as trainer_module
@@ -59,6 +61,32 @@ def dinov2(folder: Path) -> Found:
     """A model with a parameter that never gets a gradient, and no ddp_find_unused_parameters."""
     found = runs.gradual("dinov2", "sgd", folder, ddp_find_unused_parameters=None)
     return found | {"mask": found["weights"]["dinov2.embeddings.mask_token"]}
+
+
+def fsdp2(folder: Path) -> Found:
+    """FSDP2 through transformers' own sharding, the only way to it on a CPU."""
+    return _sharded(folder, mixed_precision=False)
+
+
+def fsdp2_mixed(folder: Path) -> Found:
+    """The same with parameters gathered in bfloat16."""
+    return _sharded(folder, mixed_precision=True)
+
+
+def _sharded(folder: Path, mixed_precision: bool) -> Found:
+    PartialState(cpu=True)
+    if RANK == 0:
+        runs.make_model("vit").save_pretrained(folder / "model")
+    dist.barrier()
+    plan = {"vit.layers.*": "free_full_weight"}
+    how = DistributedConfig(fsdp_size=runs.world_size(), fsdp_plan=plan, fsdp_mixed_precision=mixed_precision)
+    model = ViTForImageClassification.from_pretrained(folder / "model", distributed_config=how)
+    trainer = runs.make_trainer(model, folder, runs.GRADUAL, optim="sgd", learning_rate=1e-2)
+    trainer.train()
+    sharded = {type(parameter).__name__ for parameter in model.parameters()}
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    weights = {name: parameter.full_tensor().detach() for name, parameter in model.named_parameters()}
+    return {"weights": weights, "losses": losses, "sharded": sharded == {"DTensor"}}
 
 
 def stock_trainer(folder: Path) -> Found:
@@ -162,6 +190,8 @@ SCENARIOS: dict[str, Callable[[Path], Found]] = {
         vit_checkpointed,
         vit_default,
         dinov2,
+        fsdp2,
+        fsdp2_mixed,
         stock_trainer,
         without_rebuilding,
         evaluated,

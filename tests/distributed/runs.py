@@ -90,4 +90,6 @@ def gradual(model_name: str, optim: str, folder: Path, **changes: Any) -> dict[s
     trainer.train()
     held = {n for n, p in model.named_parameters() if p in trainer.optimizer.optimizer.state}
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return {"weights": model.state_dict(), "digests": ends.digests, "losses": losses, "held": held}
+    handler = trainer.accelerator.ddp_handler
+    found = {"weights": model.state_dict(), "digests": ends.digests, "losses": losses, "held": sorted(held)}
+    return found | {"find unused": handler is not None and handler.find_unused_parameters}
