@@ -114,7 +114,7 @@ def test_the_default_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_killed_shared_and_large_extractions(tmp_path: Path) -> None:
-    """After five kills and from two ranks the store is the same, byte by byte; memory does not grow with images."""
+    """After kills and from two ranks the store is the same; they train alike from it; memory does not grow."""
     script = Path(__file__).parent / "distributed" / "extraction.py"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -127,5 +127,9 @@ def test_killed_shared_and_large_extractions(tmp_path: Path) -> None:
     assert set(codes) <= {-9, 0} and codes.count(-9) >= 3
     assert list(chunks) == sorted(chunks) and 0 < chunks[1] < found["chunks"]
     assert found["kept"]  # finished chunks were not written again
+    assert found["codes"] == [[0, 0], [0, 0]], done.stderr[-3000:]
+    cached, whole = found["trained"]
+    assert (cached["used"], whole["used"]) == ([True, True, False], [False] * 3)
+    assert cached["losses"] == pytest.approx(whole["losses"], rel=1e-4)
     small, large = found["peak_mb"]
     assert large < small + 20, found["peak_mb"]  # the store grew by 112 MiB

@@ -16,6 +16,7 @@ import signal
 import sys
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ import numpy as np
 import torch
 from torch import distributed
 
-from hf_transfer.data import decode_image, transforms
+import hf_transfer as ht
+from hf_transfer.data import collate, decode_image, eval_transform, transforms
 from hf_transfer.features import extract_features, store
 from hf_transfer.features.cache_folder import CacheFolder
 from hf_transfer.features.extraction import fill
 from tests import labelled_images, tiny
+from tests.distributed.killed import attempt
+from tests.training import arguments, logged
 
 IMAGES = 200
 ROW_BYTES = 64 * 1024
@@ -72,6 +76,29 @@ def many(folder: Path, report: Any, rows: int) -> None:
     report.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
+def train(folder: Path, mode: str) -> None:
+    """One of two processes that train two phases; the first writes the losses."""
+    torch.set_num_threads(1)
+    os.environ["HF_TRANSFER_CACHE"] = str(folder / "cache")
+    torch.manual_seed(0)
+    phases = (
+        ht.Phase("probe", "head", epochs=2),
+        ht.Phase("last", "blocks:1", epochs=2),
+        ht.Phase("all", "all", epochs=1),
+    )
+    trainer = ht.TransferTrainer(
+        tiny.vit(),
+        arguments(folder / mode, cache_features=mode, use_cpu=True, per_device_train_batch_size=4, learning_rate=1e-3),
+        data_collator=collate,
+        train_dataset=labelled_images.labelled_images(24).with_transform(eval_transform(labelled_images.processor())),
+        plan=ht.TransferPlan(phases),
+    )
+    trainer.train()
+    if trainer.is_world_process_zero():
+        used = [decision.used for decision in trainer.cache_decisions]
+        (folder / f"{mode}.json").write_text(json.dumps({"used": used, "losses": logged(trainer, "loss")}))
+
+
 def forked(target: Callable[..., None], *arguments: Any) -> tuple[int | None, Any]:
     """Exit code of a forked process, and what it sent."""
     context = multiprocessing.get_context("fork")
@@ -114,6 +141,8 @@ def main(folder: Path) -> None:
     for process in ranks:
         process.join()
     found["ranks"] = content(folder / "ranks")
+    found["codes"] = [attempt(2, partial(train, folder, mode)) for mode in ("on", "off")]
+    found["trained"] = [json.loads((folder / f"{mode}.json").read_text()) for mode in ("on", "off")]
     store.CHUNK_BYTES = 4 * 2**20
     found["peak_mb"] = [forked(many, folder / "many", rows)[1] for rows in (200, 2000)]
     print(json.dumps(found))
