@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_transfer import recipes
     from hf_transfer.errors import TransferError
+    from hf_transfer.features import extract_features
     from hf_transfer.freezing import frozen
     from hf_transfer.layers import LayerGroup
     from hf_transfer.optimizer_groups import param_groups
@@ -30,6 +31,7 @@ __all__ = [
     "TransferError",
     "TransferPlan",
     "TransferTrainer",
+    "extract_features",
     "frozen",
     "list_wrappers",
     "param_groups",
@@ -49,6 +51,7 @@ _HOME = {
     "TransferError": "errors",
     "TransferPlan": "plan",
     "TransferTrainer": "trainer",
+    "extract_features": "features",
     "frozen": "freezing",
     "list_wrappers": "registry",
     "param_groups": "optimizer_groups",

@@ -14,6 +14,14 @@ class ArgumentError(TransferError, ValueError):
     """An argument, flag or configuration value is missing, unknown or contradicts another one."""
 
 
+class CacheError(TransferError, OSError):
+    """The feature cache cannot hold what it should: over its cap, no space on the disk, or no permission."""
+
+
+class CutError(TransferError, RuntimeError):
+    """A model cannot be cut at the freeze boundary; the message is the reason, as part of a sentence."""
+
+
 class DataError(TransferError, ValueError):
     """A data set cannot be used: nothing found, labels missing or contradictory, too many unreadable images."""
 

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_optimizer import is_optimizer_factory
 
-from hf_transfer.checkpoint_trainer import CheckpointTrainer
+from hf_transfer.caching_trainer import CachingTrainer
 from hf_transfer.checkpoints import checkpoint_steps, last_complete
 from hf_transfer.early_stopping import PhaseStopping
 from hf_transfer.errors import NonFiniteLossError, PlanError
@@ -53,7 +53,7 @@ from hf_transfer.training_args import (
 logger = logging.getLogger(__name__)
 
 
-class TransferTrainer(CheckpointTrainer, ExactEvaluationTrainer):
+class TransferTrainer(CachingTrainer, ExactEvaluationTrainer):
     """A drop-in for `transformers.Trainer` that trains by a transfer plan.
 
     Without a plan or recipe it behaves as `Trainer` does, loss by loss, save that the loss is right under gradient
@@ -215,7 +215,7 @@ class TransferTrainer(CheckpointTrainer, ExactEvaluationTrainer):
             resolved = self._resumption.place(resolved)
         unused = self._settle_unused_parameters()
         self._phase_callback = PhaseCallback(PhaseClock(resolved), self.model, self._begin_phase, unused)
-        self.add_callback(self._phase_callback)
+        self.follow_phases(self._phase_callback)
         self._restore_stopping(resolved)
         return resolved
 

@@ -63,6 +63,29 @@ class TransferArguments(TrainingArguments):
         },
     )
 
+    cache_features: str = field(
+        default="auto",
+        metadata={
+            "help": "Compute the frozen part of the network once and keep it on disk: auto (where it pays), on "
+            "(wherever it is exact), off.",
+            "choices": ["auto", "on", "off"],
+        },
+    )
+    cache_gb: float = field(
+        default=20.0,
+        metadata={
+            "help": "Most that the feature cache may take on disk, in GB; what was not used for longest is evicted. "
+            "Its folder is HF_TRANSFER_CACHE, else hf_transfer/features in HF_HOME."
+        },
+    )
+    cache_views: int = field(
+        default=0,
+        metadata={
+            "help": "With random augmentation: number of views of each image that are stored and used in turn. 0 "
+            "draws a new one each time and stores nothing."
+        },
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.recipe_options, str):
@@ -77,10 +100,15 @@ class TransferArguments(TrainingArguments):
         for name, allowed in (
             ("norm", (None, "eval", "train")),
             ("memory_format", ("auto", "channels_last", "default")),
+            ("cache_features", ("auto", "on", "off")),
         ):
             if getattr(self, name) not in allowed:
                 choices = ", ".join(str(value) for value in allowed if value is not None)
                 raise ArgumentError(f"{name} must be one of {choices}; found {getattr(self, name)!r}.")
+        if not self.cache_gb > 0 or self.cache_views < 0:
+            raise ArgumentError(
+                f"cache_gb must be above 0 and cache_views not below 0; found {self.cache_gb} and {self.cache_views}."
+            )
         if self.recipe_options and self.recipe is None:
             raise ArgumentError("recipe_options need a recipe: give --recipe NAME.")
         if self.plan is not None and (self.recipe is not None or self.norm is not None):

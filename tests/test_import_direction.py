@@ -18,10 +18,11 @@ _LINES = (
     "layers registry architectures plan recipes",
     "freezing optimizer_groups initialise",
     "losses unused_parameters memory_format saving",
-    "data evaluation figure_style figures report",
+    "data cut_trace cut cut_check cost_model features feature_cache",
+    "evaluation figure_style figures report",
     "rebuilding heads image_size channels bare_names models truncation",
     "training_args phases schedules micro_batches replicas phase_callback early_stopping",
-    "checkpoints interrupts resuming progress exact_evaluation checkpoint_trainer trainer",
+    "checkpoints interrupts resuming progress exact_evaluation checkpoint_trainer caching_trainer trainer",
     "run_record card_metadata card_tables card outputs",
     "doctor demo cli __main__",
 )

@@ -155,3 +155,25 @@ def test_loading_info_tells_what_is_new(tmp_path: Path) -> None:
         "classifier.weight",
         "classifier.bias",
     }
+
+
+def test_data_loaders_tell_their_data_set_the_epoch(tmp_path: Path) -> None:
+    """Trainer and accelerate call `set_epoch` of a data set: stored views of augmented images are chosen by it."""
+
+    class Told(RandomImages):
+        epochs: list[int] = []
+
+        def set_epoch(self, epoch: int) -> None:
+            self.epochs.append(epoch)
+
+    Trainer(tiny.vit(), arguments(tmp_path, num_train_epochs=3), train_dataset=Told(8)).train()
+    assert sorted(set(Told.epochs)) == [0, 1, 2]
+
+
+def test_columns_are_removed_by_a_method_that_takes_a_description() -> None:
+    """The feature cache sees a data set as Trainer's own loader would."""
+    for name in ("_remove_unused_columns", "_get_collator_with_removed_columns"):
+        assert list(inspect.signature(getattr(Trainer, name)).parameters)[1:] in (
+            ["dataset", "description"],
+            ["data_collator", "description"],
+        )
