@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,11 @@ from hf_transfer.checkpoints import checkpoint_steps, last_complete
 from hf_transfer.early_stopping import PhaseStopping
 from hf_transfer.errors import NonFiniteLossError, PlanError
 from hf_transfer.exact_evaluation import ExactEvaluationTrainer
+from hf_transfer.exact_loss import ExactLossTrainer
 from hf_transfer.freezing import named_parameters
 from hf_transfer.initialise import draw_random_weights
 from hf_transfer.interrupts import InterruptCallback
-from hf_transfer.losses import (
-    LogitsLoss,
-    is_transformers_model,
-    keys_beside_logits,
-    takes_labels,
-    uses_num_items_in_batch,
-)
 from hf_transfer.memory_format import set_memory_format
-from hf_transfer.micro_batches import has_float_labels, micro_batch_weights
 from hf_transfer.optimizer_groups import torch_groups
 from hf_transfer.phase_callback import PhaseCallback
 from hf_transfer.phases import PhaseClock, ResolvedPlan, resolve_plan, total_steps
@@ -53,7 +46,7 @@ from hf_transfer.training_args import (
 logger = logging.getLogger(__name__)
 
 
-class TransferTrainer(CachingTrainer, ExactEvaluationTrainer):
+class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer):
     """A drop-in for `transformers.Trainer` that trains by a transfer plan.
 
     Without a plan or recipe it behaves as `Trainer` does, loss by loss, save that the loss is right under gradient
@@ -96,15 +89,12 @@ class TransferTrainer(CachingTrainer, ExactEvaluationTrainer):
         args = TransferArguments(output_dir="tmp_trainer") if args is None else args
         self.args: TrainingArguments
         self.data_collator: Any
-        self.compute_loss_func: Callable[..., torch.Tensor] | None
-        self.model_accepts_loss_kwargs: bool
         self.optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
         self.plan = agreed_plan(plan, args)
         self.data_fingerprint: str | None = None
         self._phase_callback: PhaseCallback | None = None
         self.interrupts = InterruptCallback(self._any_process)
         self._stopping = PhaseStopping()
-        self._micro_batch_weights: Iterator[float] = iter(())
         self._run_state: RunState | None = None
         self._resumption: Resumption | None = None
         if self.plan is not None:
@@ -128,12 +118,7 @@ class TransferTrainer(CachingTrainer, ExactEvaluationTrainer):
             optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics,
         )
-        unwrapped = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        if self.model_accepts_loss_kwargs and not uses_num_items_in_batch(unwrapped):
-            self.model_accepts_loss_kwargs = False
-        if not takes_labels(unwrapped):
-            self.label_names = self.args.label_names or ["labels"]
-            self.compute_loss_func = self.compute_loss_func or LogitsLoss(self.args.label_smoothing_factor)
+        self.settle_loss()
         if args.remove_unused_columns and _has_transform(train_dataset, eval_dataset):
             # Keep the columns that the transform reads (https://github.com/huggingface/transformers/issues/22119) and
             # drop unused ones from what it returns.
@@ -291,26 +276,6 @@ class TransferTrainer(CachingTrainer, ExactEvaluationTrainer):
         )
         return self.lr_scheduler
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """Collect the batches of one optimizer step, and note how much of it each one is."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.model_accepts_loss_kwargs and has_float_labels(batches) and is_transformers_model(self.model):
-            # Losses for several labels and for regression ignore num_items_in_batch.
-            self.model_accepts_loss_kwargs, num_items = False, None
-        self._micro_batch_weights = iter(micro_batch_weights(batches))
-        return batches, num_items
-
-    def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Compute the loss as Trainer does, weighting micro-batches of different size by their number of images."""
-        result = super().compute_loss(model, inputs, *args, **kwargs)
-        scaled_by_items = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
-        if scaled_by_items or not (self.is_in_train and model.training):
-            return result
-        weight = next(self._micro_batch_weights, 1.0)
-        if weight == 1.0:
-            return result
-        return (result[0] * weight, *result[1:]) if isinstance(result, tuple) else result * weight
-
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Run one forward and backward pass; a loss that is not finite stops the run before the weights are hurt."""
         loss = super().training_step(model, inputs, num_items_in_batch)
@@ -335,13 +300,6 @@ class TransferTrainer(CachingTrainer, ExactEvaluationTrainer):
             self.control.should_training_stop = False
             self.state.max_steps = phases.clock.resolved.phases[-1].end
         return metrics
-
-    def prediction_step(
-        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
-    ) -> Any:
-        """Predict as Trainer does; of models with several heads only the logits that they answer with."""
-        ignore_keys = keys_beside_logits(self.model) if ignore_keys is None else ignore_keys
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def _evaluate_finite(self, eval_dataset: Any, ignore_keys: list[str] | None, prefix: str) -> dict[str, float]:
         metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, prefix)

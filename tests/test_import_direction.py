@@ -22,7 +22,7 @@ _LINES = (
     "evaluation figure_style figures report",
     "rebuilding heads image_size channels bare_names models truncation",
     "training_args phases schedules micro_batches replicas phase_callback early_stopping",
-    "checkpoints interrupts resuming progress exact_evaluation checkpoint_trainer caching_trainer trainer",
+    "checkpoints interrupts resuming progress exact_evaluation exact_loss checkpoint_trainer caching_trainer trainer",
     "run_record card_metadata card_tables card outputs",
     "doctor demo cli __main__",
 )
