@@ -18,7 +18,7 @@ _LINES = (
     "layers registry architectures plan recipes",
     "freezing optimizer_groups initialise",
     "losses memory_format models",
-    "data features",
+    "data features solvers",
     "evaluation figure_style figures report",
     "training_args phases progress saving trainer",
     "run_record card_metadata card_tables card outputs",
