@@ -18,6 +18,10 @@ class CacheError(TransferError, OSError):
     """The feature cache cannot hold what it should: over its cap, no space on the disk, or no permission."""
 
 
+class CutError(TransferError, RuntimeError):
+    """A model cannot be cut at the freeze boundary; the message is the reason, as part of a sentence."""
+
+
 class DataError(TransferError, ValueError):
     """A data set cannot be used: nothing found, labels missing or contradictory, too many unreadable images."""
 
@@ -28,6 +32,16 @@ class DependencyError(TransferError, ImportError):
 
 class FrozenChangedError(TransferError, RuntimeError):
     """A tensor that the phase had frozen is not the same, bit for bit, at the end of the phase."""
+
+
+class InterruptedTrainingError(TransferError, KeyboardInterrupt):
+    """A signal asked the run to stop; it finished its step and saved a checkpoint first.
+
+    Attributes:
+        exit_code: Of the command line: 128 and the number of the signal, 130 for SIGINT and 143 for SIGTERM.
+    """
+
+    exit_code = 1
 
 
 class LayerGroupError(TransferError, ValueError):
@@ -48,6 +62,10 @@ class OutputError(TransferError, OSError):
 
 class PlanError(TransferError, ValueError):
     """A transfer plan is invalid, or does not fit the model or the other arguments."""
+
+
+class ReplicasDifferError(TransferError, RuntimeError):
+    """The processes of a distributed run do not hold the same weights."""
 
 
 class SelectorError(PlanError):

@@ -18,9 +18,10 @@ _LINES = (
     "layers registry architectures plan recipes",
     "freezing optimizer_groups initialise",
     "losses memory_format models",
-    "data features solvers",
+    "data cut_trace cut cut_check cost_model features feature_cache",
     "evaluation figure_style figures report",
-    "training_args phases progress saving trainer",
+    "training_args phases schedules micro_batches unused_parameters replicas phase_callback early_stopping",
+    "checkpoints interrupts resuming progress saving checkpoint_trainer caching_trainer trainer",
     "run_record card_metadata card_tables card outputs",
     "doctor demo cli __main__",
 )

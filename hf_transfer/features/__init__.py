@@ -27,6 +27,7 @@ from hf_transfer.features.fingerprints import (
     versions,
     weights_fingerprint,
 )
+from hf_transfer.features.ranks import barrier, from_first
 from hf_transfer.features.reading import Row, SeededViews, model_inputs, pixel_values
 from hf_transfer.features.taps import LAST, Layers, TapReader, head_branches
 from hf_transfer.registry import wrap
@@ -112,7 +113,7 @@ def extract_features(
     rows = SeededViews(images, views, seed if views > 1 else None)
 
     def run(folder: str | Path | None) -> dict[str, npt.NDArray[Any]]:
-        key = fingerprint(facts | (known or {"session": uuid.uuid4().hex}))
+        key = fingerprint(facts | (known or {"session": from_first(uuid.uuid4().hex)}))
         kept = CacheFolder(folder, cache_gb)
         with extracting(model, memory_format) as device, kept.using(key), taps:
             size = default_batch_size(device) if batch_size is None else batch_size
@@ -122,9 +123,10 @@ def extract_features(
 
     if known is not None:
         return run(cache_folder)
-    # The mapped arrays outlive the folder.
     with tempfile.TemporaryDirectory(prefix="hf_transfer_", ignore_cleanup_errors=True) as folder:
-        return run(folder)
+        found = run(from_first(folder))
+        barrier()  # mapped arrays outlive the folder, but only where they were mapped in time
+        return found
 
 
 def _known(model: nn.Module, images: Any, names: Sequence[str]) -> dict[str, Any] | None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import constants
 
 from hf_transfer.errors import CacheError
-from hf_transfer.features.store import ENTRY_FILE, Entry, FeatureStore, in_use, is_in_use
+from hf_transfer.features.store import ENTRY_FILE, Entry, FeatureStore, in_use, is_in_use, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +24,7 @@ DEFAULT_CACHE_GB = 20.0
 # What a full disk would break first is not ours.
 SPARE_BYTES = 256 * 2**20
 _USED = "used"
+_NOTES = "notes"
 
 
 def default_cache_folder() -> Path:
@@ -122,6 +125,20 @@ class CacheFolder:
             (self.root / key).rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
             (self.root / f"{key}.lock").unlink(missing_ok=True)
+
+    def note(self, key: str, facts: Mapping[str, Any]) -> None:
+        """Keep what was found out once, such as whether a cut is exact; small, and never evicted."""
+        with contextlib.suppress(OSError):  # a note that cannot be kept is only found out again
+            (self.root / _NOTES).mkdir(parents=True, exist_ok=True)
+            write_json(self.root / _NOTES / f"{key}.json", dict(facts))
+
+    def noted(self, key: str) -> dict[str, Any] | None:
+        """What was noted under a key."""
+        try:
+            facts = json.loads((self.root / _NOTES / f"{key}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return facts if isinstance(facts, dict) else None
 
     def size(self) -> int:
         """Bytes that all stores take."""

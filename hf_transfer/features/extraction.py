@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import distributed, nn
+from torch import nn
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from hf_transfer.features.cache_folder import CacheFolder
+from hf_transfer.features.ranks import barrier, rank_and_world
 from hf_transfer.features.reading import Row, read_batches
 from hf_transfer.features.store import BATCH_ROWS, Entry, FeatureStore
 from hf_transfer.memory_format import set_memory_format
@@ -76,7 +77,7 @@ def fill(
         CacheError: The store is over the cap, or the disk is full.
     """
     started = time.perf_counter()
-    rank, world = _rank_and_world()
+    rank, world = rank_and_world()
     store = cache.open(key)
     if store is not None and rank == 0:
         dropped = store.drop_corrupted()
@@ -86,13 +87,13 @@ def fill(
                 len(dropped),
                 store.entry.chunk_count,
             )
-    _barrier()
+    barrier()
     first: dict[int, Columns] = {}
     if store is None:
         store, first = _new_store(cache, key, dataset, compute, facts, rank, batch_size)
     cache.touch(key)
     missing = store.missing()
-    _barrier()
+    barrier()
     computed = 0
     shares = [missing[rank::world]]
     with tqdm(
@@ -102,7 +103,7 @@ def fill(
         disable=not progress or rank > 0 or not missing,
     ) as bar:
         computed += _compute_chunks(store, shares[0], dataset, compute, first, batch_size, workers, bar)
-        _barrier()
+        barrier()
         # What another rank could not finish, or another process threw away.
         computed += _compute_chunks(store, store.missing(), dataset, compute, {}, batch_size, workers, bar)
     seconds = time.perf_counter() - started
@@ -131,7 +132,7 @@ def _new_store(
             len(rows) / max(seconds, 1e-9),
         )
         store, first = cache.create(key, entry), {0: columns}
-    _barrier()
+    barrier()
     store = cache.open(key) if store is None else store
     if store is None:
         raise RuntimeError("Rank 0 made no feature store, or the ranks do not see the same folder.")
@@ -214,13 +215,3 @@ def extracting(model: nn.Module, memory_format: str = "default") -> Iterator[tor
 def default_batch_size(device: torch.device) -> int:
     """Images at a time: 32 on a CPU, 128 on an accelerator; both fit into chunks."""
     return BATCH_ROWS if device.type == "cpu" else ACCELERATOR_BATCH
-
-
-def _rank_and_world() -> tuple[int, int]:
-    ready = distributed.is_available() and distributed.is_initialized()
-    return (distributed.get_rank(), distributed.get_world_size()) if ready else (0, 1)
-
-
-def _barrier() -> None:
-    if _rank_and_world()[1] > 1:
-        distributed.barrier()

@@ -110,6 +110,9 @@ class FeatureStore:
         self.entry = entry
         self._rows: npt.NDArray[Any] | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_rows": None}  # a mapped array would be pickled whole
+
     @classmethod
     def open(cls, folder: Path) -> FeatureStore | None:
         """Open an existing store; None where there is none that can be used."""

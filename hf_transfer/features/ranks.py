@@ -1,0 +1,41 @@
+"""What the processes of a run must do together; in a single process all of it is nothing."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from torch import distributed
+
+Value = TypeVar("Value")
+
+
+def rank_and_world() -> tuple[int, int]:
+    """Number of this process, and of all."""
+    ready = distributed.is_available() and distributed.is_initialized()
+    return (distributed.get_rank(), distributed.get_world_size()) if ready else (0, 1)
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if rank_and_world()[1] > 1:
+        distributed.barrier()
+
+
+def from_first(value: Value) -> Value:
+    """The first process's value, in all."""
+    if rank_and_world()[1] == 1:
+        return value
+    box: list[Any] = [value]
+    distributed.broadcast_object_list(box, src=0)
+    first: Value = box[0]
+    return first
+
+
+def first_reason(reason: str | None) -> str | None:
+    """The reason of the first process that has one, in all."""
+    world = rank_and_world()[1]
+    if world == 1:
+        return reason
+    found: list[Any] = [None] * world
+    distributed.all_gather_object(found, reason)
+    return next((each for each in found if each is not None), None)
