@@ -72,5 +72,9 @@ class SelectorError(PlanError):
     """A phase's `train=` selector is malformed or matches nothing in the model."""
 
 
+class TruncationError(TransferError, ValueError):
+    """A model's configuration cannot express that it ends after a layer group."""
+
+
 class UnknownArchitectureError(TransferError, LookupError):
     """No wrapper is registered for a model and its layer groups could not be, or must not be, inferred."""

@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import transformers
 from timm.models import _manipulate
@@ -83,3 +84,32 @@ def test_timm_groups_names_by_patterns() -> None:
     )
     assert dict(grouped) == {0: ["stem.w"], 1: ["blocks.0.w"], 2: ["blocks.1.w"], 3: ["head.w"]}
     assert timm_models.MATCH_PREV_GROUP == _manipulate.MATCH_PREV_GROUP
+
+
+def test_timm_adapts_weights_that_it_is_given() -> None:
+    """`pretrained_cfg_overlay` with a state_dict loads it through timm's own interpolation, and fetches nothing."""
+    source = timm.create_model("test_vit", num_classes=3)
+    overlay = {"state_dict": source.state_dict(), "num_classes": 3, "custom_load": False}
+    made = timm.create_model("test_vit", num_classes=3, img_size=96, pretrained=True, pretrained_cfg_overlay=overlay)
+    assert made.pos_embed.shape[1] < source.pos_embed.shape[1]
+    assert torch.equal(made.head.weight, source.head.weight)
+
+
+def test_timm_remembers_how_a_model_was_made() -> None:
+    """`get_model_args` gives the factory's arguments, with which a bare model can be made again."""
+    model = timm.create_model("resnet18", num_classes=3, channels=(8, 16, 24, 32), in_chans=1)
+    assert {"channels": (8, 16, 24, 32), "in_chans": 1}.items() <= timm.models.get_model_args(model).items()
+
+
+def test_loading_info_tells_what_is_new(tmp_path: Path) -> None:
+    """`output_loading_info` names missing keys, and mismatched ones first in their tuples."""
+    tiny.vit().save_pretrained(tmp_path)
+    model = type(tiny.vit())
+    options = {"num_labels": 5, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    info = model.from_pretrained(tmp_path, **options)[1]
+    assert {key[0] for key in info["mismatched_keys"]} == {"classifier.weight", "classifier.bias"}
+    tiny.vit().vit.save_pretrained(tmp_path)
+    assert set(model.from_pretrained(tmp_path, **options)[1]["missing_keys"]) == {
+        "classifier.weight",
+        "classifier.bias",
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ from hf_transfer.cli.images import load_images
 from hf_transfer.cli.options import ModelOptions, TrainDataOptions, parse
 from hf_transfer.cli.record import make_record
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
-from hf_transfer.data import ImageData, collate, eval_transform, train_transform, with_image_size
+from hf_transfer.data import ImageData, collate, eval_transform, train_transform
 from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import make_compute_metrics
-from hf_transfer.models import LoadedModel, check_image_size, load_for_training
+from hf_transfer.models import LoadedModel, load_for_training
 from hf_transfer.outputs import RunFolder, SplitResult, write_results
 from hf_transfer.plan import TransferPlan
 from hf_transfer.privacy import check_private
@@ -116,6 +116,8 @@ def train(job: Job) -> None:
     terminal.heading(f"Data: {data.name}")
     terminal.data(data)
     terminal.heading(f"What will be trained: {loaded.base.architecture}")
+    if loaded.base.random_weights:
+        terminal.text("No pretrained weights: this is an architecture's name, and all weights are random.")
     terminal.text(table)
     terminal.text(_lengths(plan, args))
     _train_and_write(job, trainer, data, loaded, folder.path, terminal)
@@ -153,17 +155,15 @@ def _train_and_write(
 
 def _load_model(job: Job, data: ImageData) -> LoadedModel:
     options = job.model
-    loaded = load_for_training(
+    return load_for_training(
         options.model_name_or_path,
         data.label_names,
         revision=options.model_revision,
         reset_head=options.reset_head,
         seed=job.args.seed,
+        image_size=options.image_size,
+        num_channels=options.num_channels,
     )
-    if options.image_size is None:
-        return loaded
-    check_image_size(loaded.model, options.image_size)
-    return replace(loaded, processor=with_image_size(loaded.processor, options.image_size))
 
 
 def _make_trainer(job: Job, data: ImageData, loaded: LoadedModel, compute_metrics: Any) -> TransferTrainer:
