@@ -24,6 +24,17 @@ def linear_probe(epochs: float | None = None, learning_rate: float | None = None
     return TransferPlan((phase,), recipe="linear_probe")
 
 
+def svm() -> TransferPlan:
+    """A linear support vector machine on the features of the frozen pretrained network.
+
+    For very small data, or such that are unlike those of the pretraining. It is solved, not trained in steps:
+    `LinearProbeTrainer` does so.
+
+    Source: https://cs231n.github.io/transfer-learning/
+    """
+    return TransferPlan((Phase("svm", "head"),), recipe="svm")
+
+
 def last_blocks(
     k: int = 2,
     epochs: float | None = None,
@@ -129,6 +140,7 @@ _RECIPES: dict[str, Callable[..., TransferPlan]] = {
     "linear_probe": linear_probe,
     "lp_ft": lp_ft,
     "norm_only": norm_only,
+    "svm": svm,
 }
 # Of pretrained layers (of the head in linear_probe), with AdamW: between what suits transformers (5e-5) and
 # convolutional networks (1e-3).

@@ -67,6 +67,8 @@ class TransferTrainer(CachingTrainer):
         PlanError: The plan does not fit the other arguments, or the model (the latter when training starts).
     """
 
+    solves_head = False
+
     def __init__(
         self,
         model: nn.Module | None = None,
@@ -99,6 +101,8 @@ class TransferTrainer(CachingTrainer):
         self._run_state: RunState | None = None
         self._resumption: Resumption | None = None
         if self.plan is not None:
+            if self.plan.recipe == "svm" and not self.solves_head:
+                raise PlanError("The recipe svm is solved, not trained in steps: use LinearProbeTrainer.")
             if optimizers != (None, None):
                 raise PlanError("A plan makes its own optimizer: give either plan or optimizers, not both.")
             check_processes(self.plan, args)

@@ -16,7 +16,7 @@ from hf_transfer.plan import TransferPlan, group_learning_rates
 from hf_transfer.registry import norm_parameter_names
 from tests import tiny
 
-NAMES = ("bias_only", "fine_tune", "from_scratch", "last_blocks", "linear_probe", "lp_ft", "norm_only")
+NAMES = ("bias_only", "fine_tune", "from_scratch", "last_blocks", "linear_probe", "lp_ft", "norm_only", "svm")
 
 
 def _trained(plan: TransferPlan, name: str = "vit") -> list[set[str]]:
