@@ -38,6 +38,12 @@ _OPTIMIZERS = {
 }
 
 
+def solves(args: TrainingArguments) -> bool:
+    """Whether arguments ask for a head that is solved: a recipe of the head alone, without options for steps."""
+    recipe, options = getattr(args, "recipe", None), getattr(args, "recipe_options", None)
+    return recipe in _RECIPES and not options and getattr(args, "solver", None) != "none"
+
+
 class LinearProbeTrainer(TransferTrainer):
     """A trainer that solves the head exactly instead of training it for epochs.
 

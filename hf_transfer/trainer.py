@@ -67,8 +67,6 @@ class TransferTrainer(CachingTrainer):
         PlanError: The plan does not fit the other arguments, or the model (the latter when training starts).
     """
 
-    solves_head = False
-
     def __init__(
         self,
         model: nn.Module | None = None,
@@ -92,7 +90,7 @@ class TransferTrainer(CachingTrainer):
         self.data_collator: Any
         self.model_accepts_loss_kwargs: bool
         self.optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
-        self.plan = agreed_plan(plan, args)
+        self.plan = agreed_plan(plan, args, solved=getattr(self, "solves_head", False))
         self.data_fingerprint: str | None = None
         self._phase_callback: PhaseCallback | None = None
         self._interrupts = InterruptCallback(self._any_process)
@@ -101,8 +99,6 @@ class TransferTrainer(CachingTrainer):
         self._run_state: RunState | None = None
         self._resumption: Resumption | None = None
         if self.plan is not None:
-            if self.plan.recipe == "svm" and not self.solves_head:
-                raise PlanError("The recipe svm is solved, not trained in steps: use LinearProbeTrainer.")
             if optimizers != (None, None):
                 raise PlanError("A plan makes its own optimizer: give either plan or optimizers, not both.")
             check_processes(self.plan, args)

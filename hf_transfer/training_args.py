@@ -228,11 +228,16 @@ def plan_from_arguments(args: TrainingArguments) -> TransferPlan | None:
     return recipes.get(args.recipe, **options)
 
 
-def agreed_plan(plan: TransferPlan | None, args: TrainingArguments) -> TransferPlan | None:
+def agreed_plan(plan: TransferPlan | None, args: TrainingArguments, solved: bool = False) -> TransferPlan | None:
     """The plan that is given, or the one that the arguments ask for.
 
+    Args:
+        plan: Given, or None.
+        args: May ask for one.
+        solved: Whether the trainer solves heads, and not trains them in steps.
+
     Raises:
-        PlanError: Both are there.
+        PlanError: Both are there, or the plan can only be solved.
         ArgumentError: See `plan_from_arguments`.
     """
     from_arguments = plan_from_arguments(args)
@@ -240,4 +245,7 @@ def agreed_plan(plan: TransferPlan | None, args: TrainingArguments) -> TransferP
         raise PlanError(
             "A plan and a recipe (or plan file) in the arguments contradict each other: give one of the two."
         )
-    return plan if plan is not None else from_arguments
+    agreed = plan if plan is not None else from_arguments
+    if agreed is not None and agreed.recipe == "svm" and not solved:
+        raise PlanError("The recipe svm is solved, not trained in steps: use LinearProbeTrainer, without solver none.")
+    return agreed

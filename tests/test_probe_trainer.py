@@ -21,6 +21,7 @@ from transformers import (
 )
 
 import hf_transfer as ht
+from hf_transfer.data import eval_transform
 from hf_transfer.errors import ArgumentError, DataError, ModelError, PlanError
 from tests import tiny
 from tests.labelled_images import counting, labelled_images, processor
@@ -118,8 +119,10 @@ def test_images_pass_through_the_network_once(tmp_path: Path, monkeypatch: pytes
     """A second training and all evaluations decode no image and run no backbone, but for the check of a few."""
     monkeypatch.setenv("HF_TRANSFER_CACHE", str(tmp_path / "cache"))
     model: Any = tiny.vit()
-    data, held_out = labelled_images(40), labelled_images(12, seed=100)
     images = processor()
+    data, held_out = (
+        d.with_transform(eval_transform(images)) for d in (labelled_images(40), labelled_images(12, 100))
+    )
     trainer = ht.LinearProbeTrainer(
         model, arguments(tmp_path), train_dataset=data, eval_dataset=held_out, processing_class=images
     )
