@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hf_transfer.layers import LayerGroup
     from hf_transfer.optimizer_groups import param_groups
     from hf_transfer.plan import Phase, TransferPlan
+    from hf_transfer.probe_trainer import LinearProbeTrainer
     from hf_transfer.registry import ModelWrapper, list_wrappers, register_wrapper, select, wrap
     from hf_transfer.trainer import TransferTrainer
     from hf_transfer.training_args import TransferArguments
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LayerGroup",
+    "LinearProbeTrainer",
     "ModelWrapper",
     "Phase",
     "TransferArguments",
@@ -45,6 +47,7 @@ __all__ = [
 
 _HOME = {
     "LayerGroup": "layers",
+    "LinearProbeTrainer": "probe_trainer",
     "ModelWrapper": "registry",
     "Phase": "plan",
     "TransferArguments": "training_args",

@@ -191,6 +191,26 @@ def settings_table(training: Mapping[str, Any]) -> str:
     )
 
 
+def solver_table(solved: Mapping[str, Any]) -> str:
+    """How a head was solved."""
+    weights, layer = solved["class_weights"], solved["layer"]
+    held_out = f"{solved['accuracy']:.3f} ± {solved['standard_error']:.3f} ({solved['held_out']:,} images)"
+    return key_table(
+        "Head",
+        {
+            "Solver": solved["solver"],
+            f"Chosen {solved['parameter'].replace('_', ' ')}": number(solved["value"]),
+            "Chosen by": solved["estimate"],
+            "Held-out accuracy at that choice, with standard error": held_out,
+            "Accuracy on the training images": score(solved["train_accuracy"]),
+            "Temperature": None if solved["temperature"] == 1 else number(solved["temperature"]),
+            "Class weights": weights,
+            "Layer": layer["layer"],
+            "Why this layer": None if layer["reason"] == "asked for" else layer["reason"],
+        },
+    )
+
+
 def count_table(data: Mapping[str, Any]) -> str:
     """Images by class and split; for more than 50 classes how they spread."""
     splits, labels = data["counts"], data["label_names"]
@@ -298,7 +318,7 @@ def _group_row(same: Sequence[Mapping[str, Any]]) -> list[str]:
 def _phase_cell(phases: Sequence[Mapping[str, Any]], tensors: int) -> str:
     rate, decay = phases[0]["learning_rate"], phases[0]["weight_decay"]
     if rate is None:
-        return "frozen"
+        return "solved" if phases[0].get("solved") else "frozen"
     trained = sum(phase["trained_tensors"] for phase in phases)
     partly = f", {trained:,} of {tensors:,} tensors" if trained < tensors else ""
     return f"{number(rate)}{f', decay {number(decay)}' if decay else ''}{partly}"

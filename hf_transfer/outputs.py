@@ -183,7 +183,9 @@ def _write_predictions(path: Path, result: SplitResult) -> None:
 
 def _write_figures(folder: Path, data: Mapping[str, Any], result: SplitResult) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    plan = data["training"]["plan"] or {"groups": [], "phases": []}
+    # A solved head has no rates to draw.
+    solved = data["training"].get("solved_head") is not None
+    plan = (None if solved else data["training"]["plan"]) or {"groups": [], "phases": []}
     spans = [PhaseSpan(p["name"], p["start_step"], p["end_step"]) for p in plan["phases"]]
     written = (
         learning_curves(data["log_history"], folder / "learning_curves.png", spans),

@@ -32,6 +32,17 @@ def linear_probe(epochs: float | None = None, learning_rate: float | None = None
     return TransferPlan((phase,), recipe="linear_probe")
 
 
+def svm() -> TransferPlan:
+    """A linear support vector machine on the features of the frozen pretrained network.
+
+    For very small data, or such that are unlike those of the pretraining. It is solved, not trained in steps:
+    `LinearProbeTrainer` does so.
+
+    Source: https://cs231n.github.io/transfer-learning/
+    """
+    return TransferPlan((Phase("svm", "head"),), recipe="svm")
+
+
 def last_blocks(
     k: int = 2,
     epochs: float | None = None,
@@ -216,12 +227,6 @@ def bit_resolution(image_size: int) -> tuple[int, int]:
     Source: https://arxiv.org/abs/1912.11370
     """
     return (160, 128) if image_size * image_size < 96 * 96 else (512, 480)
-
-
-def svm(epochs: float | None = None, learning_rate: float | None = None) -> TransferPlan:
-    """Train the head alone, as `linear_probe` does; solvers of the head take it for a linear SVM."""
-    phase = Phase("linear SVM", "head", epochs=epochs, learning_rate=learning_rate)
-    return TransferPlan((phase,), recipe="svm")
 
 
 def bias_only(epochs: float | None = None, learning_rate: float | None = None) -> TransferPlan:

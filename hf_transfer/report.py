@@ -147,6 +147,11 @@ def _figure(path: Path) -> dict[str, str]:
     }
 
 
+_SHOWN_ELSEWHERE = ("plan", "optimizer", "recipe", "solved_head")
+# Of a solved head: what one line holds.
+_SOLVED = ("solver", "parameter", "value", "estimate", "accuracy", "standard_error", "train_accuracy", "temperature")
+
+
 def _plan(training: Mapping[str, Any]) -> dict[str, Any] | None:
     """The layer table: groups from input to output against phases."""
     plan = _part(training, "plan")
@@ -174,7 +179,7 @@ def _treatments(group: Mapping[str, Any]) -> list[str]:
     for part in group["phases"]:
         rate, trained = part["learning_rate"], part["trained_parameters"]
         if rate is None or not trained:
-            cells.append("frozen")
+            cells.append("solved" if part.get("solved") else "frozen")
             continue
         partly = f" ({trained:,} of them)" if trained < group["parameters"] else ""
         decay = f", decay {part['weight_decay']:.3g}" if part.get("weight_decay") else ""
@@ -198,7 +203,12 @@ def _facts(run: Mapping[str, Any]) -> dict[str, Facts]:
         "Preprocessing": _known({_words(name): value for name, value in _part(run, "preprocessing").items()}),
         "Training": _known(
             {"Recipe": training.get("recipe") or plan.get("recipe"), "Optimizer": optimizer.get("class")}
-            | {_words(name): training[name] for name in training if name not in ("plan", "optimizer", "recipe")}
+            | {
+                _words(name): training[name]
+                for name in training
+                if name not in ("plan", "optimizer", "recipe", "solved_head")
+            }
+            | {_words(name): value for name, value in _part(training, "solved_head").items() if name in _SOLVED}
         ),
         "Run": _known(
             {"Seed": _text(run.get("seed")), "Seed of the split": _text(run.get("split_seed"))}

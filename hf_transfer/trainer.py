@@ -90,7 +90,7 @@ class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer):
         self.args: TrainingArguments
         self.data_collator: Any
         self.optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
-        self.plan = agreed_plan(plan, args)
+        self.plan = agreed_plan(plan, args, solved=getattr(self, "solves_head", False))
         self.data_fingerprint: str | None = None
         self._phase_callback: PhaseCallback | None = None
         self.interrupts = InterruptCallback(self._any_process)

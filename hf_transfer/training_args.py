@@ -86,6 +86,23 @@ class TransferArguments(TrainingArguments):
         },
     )
 
+    solver: str | None = field(
+        default=None,
+        metadata={
+            "help": "How the recipes linear_probe and svm find the head: logistic (the default), svm, ridge or sgd "
+            "solve it on features that are computed once; none trains it by gradient steps.",
+            "choices": ["logistic", "svm", "ridge", "sgd", "none"],
+        },
+    )
+    layer: str | None = field(
+        default=None,
+        metadata={"help": "What a solved head reads: last (the default), auto, or the name of a layer group."},
+    )
+    class_weights: str | None = field(
+        default=None,
+        metadata={"help": "Of a solved head: balanced, or JSON from class index to weight, such as '{\"0\": 2.5}'."},
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.recipe_options, str):
@@ -97,7 +114,9 @@ class TransferArguments(TrainingArguments):
                 ) from error
         if self.recipe_options is not None and not isinstance(self.recipe_options, dict):
             raise ArgumentError(f"recipe_options must be a JSON object, found {self.recipe_options!r}.")
+        self.class_weights = _class_weights(self.class_weights)
         for name, allowed in (
+            ("solver", (None, "logistic", "svm", "ridge", "sgd", "none")),
             ("norm", (None, "eval", "train")),
             ("memory_format", ("auto", "channels_last", "default")),
             ("cache_features", ("auto", "on", "off")),
@@ -115,6 +134,18 @@ class TransferArguments(TrainingArguments):
             raise ArgumentError(
                 "A plan file already says what is trained: give either --plan, or --recipe with its options."
             )
+
+
+def _class_weights(given: Any) -> Any:
+    """Class weights as the solvers take them."""
+    if not isinstance(given, str) or given == "balanced":
+        return given
+    try:
+        return {int(index): float(weight) for index, weight in json.loads(given).items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ArgumentError(
+            f"class_weights must be balanced, or a JSON object from class index to weight, found {given!r}."
+        ) from error
 
 
 def check_processes(plan: TransferPlan, args: TrainingArguments) -> None:
@@ -197,11 +228,16 @@ def plan_from_arguments(args: TrainingArguments) -> TransferPlan | None:
     return recipes.get(args.recipe, **options)
 
 
-def agreed_plan(plan: TransferPlan | None, args: TrainingArguments) -> TransferPlan | None:
+def agreed_plan(plan: TransferPlan | None, args: TrainingArguments, solved: bool = False) -> TransferPlan | None:
     """The plan that is given, or the one that the arguments ask for.
 
+    Args:
+        plan: Given, or None.
+        args: May ask for one.
+        solved: Whether the trainer solves heads, and not trains them in steps.
+
     Raises:
-        PlanError: Both are there.
+        PlanError: Both are there, or the plan can only be solved.
         ArgumentError: See `plan_from_arguments`.
     """
     from_arguments = plan_from_arguments(args)
@@ -209,4 +245,7 @@ def agreed_plan(plan: TransferPlan | None, args: TrainingArguments) -> TransferP
         raise PlanError(
             "A plan and a recipe (or plan file) in the arguments contradict each other: give one of the two."
         )
-    return plan if plan is not None else from_arguments
+    agreed = plan if plan is not None else from_arguments
+    if agreed is not None and agreed.recipe == "svm" and not solved:
+        raise PlanError("The recipe svm is solved, not trained in steps: use LinearProbeTrainer, without solver none.")
+    return agreed

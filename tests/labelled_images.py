@@ -54,9 +54,9 @@ def counting(monkeypatch: pytest.MonkeyPatch, module: nn.Module) -> Iterator[Cou
     """Count images that are decoded, and images that pass through a module of the model (meta tensors excepted)."""
     counter = Counter()
 
-    def decode(value: decoding.ImageValue) -> PIL.Image.Image:
+    def decode(value: decoding.ImageValue, mode: str = "RGB") -> PIL.Image.Image:
         counter.decoded += 1
-        return decoding.decode_image(value)
+        return decoding.decode_image(value, mode)
 
     def count(_module: nn.Module, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]) -> None:
         first = next(iter((*args, *kwargs.values())))

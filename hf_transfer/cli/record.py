@@ -9,6 +9,7 @@ from hf_transfer.data import ImageData, Preprocessing
 from hf_transfer.evaluation import EvaluationReport
 from hf_transfer.models import BaseModel
 from hf_transfer.privacy import sanitise_command
+from hf_transfer.probe_trainer import LinearProbeTrainer
 from hf_transfer.run_record import RunRecord, collect_hardware, collect_versions
 from hf_transfer.trainer import TransferTrainer
 
@@ -64,6 +65,16 @@ def make_record(
 def training_facts(trainer: TransferTrainer) -> dict[str, Any]:
     """What was trained and how, from the resolved plan and the live optimizer."""
     args = trainer.args
+    if isinstance(trainer, LinearProbeTrainer) and trainer.solution is not None:
+        facts = trainer.solver_facts()
+        return {
+            "plan": trainer.plan_facts(),
+            "optimizer": {"class": facts.pop("optimizer")},
+            "solved_head": facts,
+            "steps": 0,
+            "epochs": 1.0,
+            "final_loss": facts["train_loss"],
+        }
     optimizer: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     logs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     best = trainer.state.best_global_step if args.load_best_model_at_end else None

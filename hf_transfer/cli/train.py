@@ -26,6 +26,7 @@ from hf_transfer.models import LoadedModel, load_for_training
 from hf_transfer.outputs import RunFolder, SplitResult, write_results
 from hf_transfer.plan import TransferPlan
 from hf_transfer.privacy import check_private
+from hf_transfer.probe_trainer import LinearProbeTrainer, solves
 from hf_transfer.trainer import TransferTrainer
 from hf_transfer.training_args import TransferArguments, check_processes, plan_from_arguments
 
@@ -75,6 +76,7 @@ def run(argv: Sequence[str]) -> int:
     if "output_dir" not in given:
         raise ArgumentError("Where to put the results? Give --output_dir FOLDER.")
     settle_recipe(args, given)
+    settle_solver(args, data, given)
     train(Job(model, data, args, ("hf-transfer", "train", *argv), output.overwrite_output_dir))
     return 0
 
@@ -85,6 +87,28 @@ def settle_recipe(args: TransferArguments, given: frozenset[str]) -> None:
         args.recipe = DEFAULT_RECIPE
     if "learning_rate" not in given:
         args.learning_rate = recipes.default_learning_rate(args.recipe or "")
+
+
+def settle_solver(args: TransferArguments, data: TrainDataOptions, given: frozenset[str]) -> None:
+    """Check what was given for a head that is solved.
+
+    Raises:
+        ArgumentError: A flag needs a solved head and there is none, or gradient steps and there are none.
+    """
+    if not solves(args):
+        asked = [name for name in ("solver", "layer", "class_weights") if getattr(args, name) not in (None, "none")]
+        if asked:
+            raise ArgumentError(
+                f"--{', --'.join(asked)} are for a head that is solved: the recipes linear_probe and svm without "
+                "recipe_options. Leave them out, or choose such a recipe."
+            )
+        return
+    if "augmentation" in given and data.augmentation != "none":
+        raise ArgumentError(
+            "A solved head sees each image once and without augmentation. Leave --augmentation out, or train the head "
+            "by gradient steps: --solver none."
+        )
+    data.augmentation = "none"
 
 
 def train(job: Job) -> None:
@@ -108,7 +132,8 @@ def train(job: Job) -> None:
     plan = plan_from_arguments(args)
     assert plan is not None
     check_processes(plan, args)
-    table = plan.describe(loaded.model, args.learning_rate)
+    # A solved head has no learning rate to show.
+    table = "" if solves(args) else plan.describe(loaded.model, args.learning_rate)
     check_private(data.to_dict())
     if args.process_index == 0:
         folder.check_space(loaded.model, None if args.save_strategy == "no" else args.save_total_limit)
@@ -172,7 +197,8 @@ def _load_model(job: Job, data: ImageData) -> LoadedModel:
 
 def _make_trainer(job: Job, data: ImageData, loaded: LoadedModel, compute_metrics: Any) -> TransferTrainer:
     assert data.train is not None and data.validation is not None
-    return TransferTrainer(
+    kind = LinearProbeTrainer if solves(job.args) else TransferTrainer
+    return kind(
         model=loaded.model,
         args=job.args,
         data_collator=collate,
@@ -196,6 +222,8 @@ def _evaluate(trainer: TransferTrainer, data: ImageData) -> list[SplitResult]:
 
 def _lengths(plan: TransferPlan, args: TransferArguments) -> str:
     """How long each phase is, in words."""
+    if solves(args):
+        return "The head is solved on features that are computed once: no epochs and no learning rate."
     words = []
     for phase in plan.phases:
         epochs = args.num_train_epochs if phase.epochs is None else phase.epochs

@@ -1,0 +1,168 @@
+"""Choice of the regularisation of a convex head by stratified cross-validation along a path with warm starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_transfer.solvers.convex import Fit, HeadLoss, falling, minimise
+from hf_transfer.solvers.head import PathPoint, SolvedHead, accuracy_of, cross_entropy, fitted_temperature
+from hf_transfer.solvers.problem import NEVER_HELD_OUT, FloatArray, IntArray, Problem, stratified_folds
+from hf_transfer.solvers.rotation import Rotation, rotate
+
+# Images x axes x classes that one fit of the choice may have: about a second for each fold and regularisation.
+CHOICE_SIZE = 2e9
+# A held-out loss needs few digits, the last fit many.
+_CHOICE_TOLERANCE = 1e-3
+# The path ends where held-out loss has grown this often in turn; accuracy is too coarse to tell.
+_GROWN = 2
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The result of cross-validation.
+
+    Attributes:
+        value: The regularisation for a fit to all images.
+        points: Of the path, as far as it was followed.
+        scores: `(images, classes)`: held-out scores at the chosen value, where `rows` is true.
+        rows: `(images,)`.
+        images: Number of images that the choice was made with.
+    """
+
+    value: float
+    points: tuple[PathPoint, ...]
+    best: PathPoint
+    scores: FloatArray
+    rows: npt.NDArray[np.bool_]
+    images: int
+
+
+def solve_convex(
+    loss: HeadLoss,
+    solver: str,
+    problem: Problem,
+    regularisations: Sequence[float],
+    *,
+    bias: bool,
+    seed: int,
+    folds: int,
+    tolerance: float,
+    calibrate: bool,
+) -> SolvedHead:
+    """Choose the regularisation, then fit to all images; arguments and errors as in `logistic`."""
+    values = falling(regularisations)
+    weights = problem.image_weights
+    # float32 holds what features are stored in; only the last fit's sums need more, see `minimise`.
+    rotation = rotate(problem.features, bias=bias, dtype=np.float32)
+    choice = _choose(loss, rotation, problem, weights, values, bias, seed, folds)
+    fit: Fit | None = None
+    for value in [v for v in values if v > choice.value][-2:] + [choice.value]:
+        precise = tolerance if value == choice.value else _CHOICE_TOLERANCE
+        fit = minimise(
+            loss, rotation, None, problem.labels, weights, problem.classes, value,
+            start=fit, bias=bias, tolerance=precise,
+        )  # fmt: skip
+    assert fit is not None
+    held_out = np.flatnonzero(choice.rows)
+    temperature = 1.0
+    if calibrate:
+        temperature = fitted_temperature(choice.scores[held_out], problem.labels[held_out], weights[held_out])
+    head = rotation.head(fit.weight, fit.bias).divided_by(temperature)
+    scores = head.scores(problem.features)
+    accuracy = choice.best.accuracy
+    details = {"objective": fit.objective, "converged": fit.converged, "rank": len(rotation.eigenvalues)}
+    if choice.images < problem.images:
+        details["chosen_on_images"] = choice.images
+    return SolvedHead(
+        head,
+        solver,
+        "regularisation",
+        choice.value,
+        choice.points,
+        f"{folds}-fold cross-validation",
+        accuracy,
+        float(np.sqrt(accuracy * (1 - accuracy) / len(held_out))),
+        len(held_out),
+        accuracy_of(scores, problem.labels),
+        cross_entropy(scores, problem.labels),
+        temperature,
+        iterations=fit.iterations,
+        details=details,
+    )
+
+
+def _choose(
+    loss: HeadLoss,
+    rotation: Rotation,
+    problem: Problem,
+    weights: FloatArray,
+    values: Sequence[float],
+    bias: bool,
+    seed: int,
+    folds: int,
+) -> Choice:
+    assigned = stratified_folds(problem.labels, folds, seed)
+    sample = _sample(assigned, problem, rotation, seed)
+    rows = sample[assigned[sample] != NEVER_HELD_OUT]
+    present = np.unique(assigned[rows])
+    fits: dict[int, Fit | None] = dict.fromkeys(map(int, present))
+    points: list[PathPoint] = []
+    best_scores = np.zeros((problem.images, problem.classes), np.float32)
+    for value in values:
+        scores = np.zeros_like(best_scores)
+        for fold in fits:
+            training, out = sample[assigned[sample] != fold], sample[assigned[sample] == fold]
+            fit = minimise(
+                loss, rotation, training, problem.labels, weights, problem.classes, value,
+                start=fits[fold], bias=bias, tolerance=_CHOICE_TOLERANCE,
+            )  # fmt: skip
+            fits[fold] = fit
+            scores[out] = fit.scores(rotation.coordinates[out])
+        points.append(_point(loss, value, scores[rows], problem.labels[rows], weights[rows]))
+        if points[-1] == _best(points, loss.choose_by_loss):
+            best_scores = scores
+        if _past_the_best(points):
+            break
+    best = _best(points, loss.choose_by_loss)
+    # What is held constant is the strength of the penalty against the sum over images, not their mean.
+    value = best.value * len(sample) / problem.images
+    return Choice(value, tuple(points), best, best_scores, _mask(rows, problem.images), len(sample))
+
+
+def _point(loss: HeadLoss, value: float, scores: FloatArray, labels: IntArray, weights: FloatArray) -> PathPoint:
+    held_out, _ = loss.value_and_gradient(scores.astype(np.float64), labels, weights / weights.sum())
+    return PathPoint(value, accuracy_of(scores, labels, weights), held_out)
+
+
+def _best(points: Sequence[PathPoint], by_loss: bool) -> PathPoint:
+    """The least loss; or the best accuracy, and of equal ones the least loss."""
+    return min(points, key=lambda point: (0.0 if by_loss else -point.accuracy, point.loss))
+
+
+def _past_the_best(points: Sequence[PathPoint]) -> bool:
+    losses = [point.loss for point in points[-_GROWN - 1 :]]
+    return len(losses) > _GROWN and losses == sorted(losses)
+
+
+def _sample(assigned: IntArray, problem: Problem, rotation: Rotation, seed: int) -> IntArray:
+    """The images that the choice is made with: all, or of each class the same share where all would take too long."""
+    size = problem.images * max(len(rotation.eigenvalues), 1) * problem.classes
+    if size <= CHOICE_SIZE:
+        return np.arange(problem.images)
+    share = CHOICE_SIZE / size
+    generator = np.random.default_rng(seed)
+    chosen = []
+    for label in np.unique(problem.labels):
+        rows = generator.permutation(np.flatnonzero(problem.labels == label))
+        chosen.append(rows[: max(min(len(rows), 5), int(len(rows) * share))])
+    return np.sort(np.concatenate(chosen))
+
+
+def _mask(rows: IntArray, images: int) -> npt.NDArray[np.bool_]:
+    mask = np.zeros(images, bool)
+    mask[rows] = True
+    return mask

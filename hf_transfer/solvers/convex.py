@@ -1,0 +1,170 @@
+"""Exact minimisation of convex losses of a linear head, for a path of regularisations, with warm starts."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+from scipy.special import logsumexp, softmax
+
+from hf_transfer.errors import DataError
+from hf_transfer.solvers.problem import FloatArray, IntArray, blocks
+from hf_transfer.solvers.rotation import Rotation
+
+logger = logging.getLogger(__name__)
+
+MAX_ITERATIONS = 2000
+
+
+class HeadLoss(ABC):
+    """A convex loss of scores, summed over images."""
+
+    name: str
+    # An upper bound of the second derivative in a score, which sets the scale of L-BFGS's first step.
+    curvature: float
+    # Whether its held-out value is what to choose by: less noisy than accuracy, where it measures probabilities.
+    choose_by_loss: bool
+
+    @abstractmethod
+    def value_and_gradient(
+        self, scores: FloatArray, labels: IntArray, weights: FloatArray
+    ) -> tuple[float, FloatArray]:
+        """Weighted sum of the loss, and its gradient `(images, classes)` in the scores."""
+
+
+class SoftmaxLoss(HeadLoss):
+    """Cross-entropy of the softmax: multinomial logistic regression."""
+
+    name = "cross-entropy"
+    curvature = 0.25
+    choose_by_loss = True
+
+    def value_and_gradient(
+        self, scores: FloatArray, labels: IntArray, weights: FloatArray
+    ) -> tuple[float, FloatArray]:
+        rows = np.arange(len(labels))
+        value = float(weights @ (logsumexp(scores, axis=1) - scores[rows, labels]))
+        gradient = softmax(scores, axis=1)
+        gradient[rows, labels] -= 1
+        return value, gradient * weights[:, None]
+
+
+class SquaredHingeLoss(HeadLoss):
+    """Squared hinge of one class against the rest, summed over classes: a linear SVM as in liblinear."""
+
+    name = "squared hinge"
+    curvature = 2.0
+    choose_by_loss = False
+
+    def value_and_gradient(
+        self, scores: FloatArray, labels: IntArray, weights: FloatArray
+    ) -> tuple[float, FloatArray]:
+        signs = np.where(labels[:, None] == np.arange(scores.shape[1]), scores.dtype.type(1), scores.dtype.type(-1))
+        slack = np.maximum(1 - signs * scores, 0)
+        value = float(weights @ (slack**2).sum(axis=1))
+        return value, -2 * signs * slack * weights[:, None]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A minimum on rotated features.
+
+    Attributes:
+        weight: `(rank, classes)`.
+        bias: `(classes,)`.
+        objective: Its value.
+        iterations: Of L-BFGS.
+        converged: Whether the tolerance was reached.
+    """
+
+    weight: FloatArray
+    bias: FloatArray
+    objective: float
+    iterations: int
+    converged: bool
+
+    def scores(self, coordinates: FloatArray) -> FloatArray:
+        """Scores of rotated features."""
+        return coordinates @ self.weight.astype(coordinates.dtype) + self.bias.astype(coordinates.dtype)
+
+
+def minimise(
+    loss: HeadLoss,
+    rotation: Rotation,
+    rows: IntArray | None,
+    labels: IntArray,
+    weights: FloatArray,
+    classes: int,
+    regularisation: float,
+    *,
+    start: Fit | None = None,
+    bias: bool = True,
+    tolerance: float = 1e-7,
+) -> Fit:
+    """Minimise `sum(weights * loss) / sum(weights) + regularisation / 2 * |weight|**2`; the bias is not penalised.
+
+    Args:
+        loss: The loss.
+        rotation: Of the features.
+        rows: Which images to fit to; None takes all.
+        labels: `(images,)`, of all images.
+        weights: `(images,)`, of all images.
+        classes: Number of classes.
+        regularisation: Positive.
+        start: Where to start from.
+        bias: Whether the head has one.
+        tolerance: Largest entry of the gradient in preconditioned coordinates at which the minimum is taken as
+            reached, and relative change of the objective at which no more is to be gained.
+
+    Raises:
+        DataError: The objective is not finite.
+    """
+    coordinates = rotation.coordinates if rows is None else rotation.coordinates[rows]
+    labels, weights = (labels, weights) if rows is None else (labels[rows], weights[rows])
+    weights = (weights / weights.sum()).astype(coordinates.dtype)
+    rank = coordinates.shape[1]
+    # L-BFGS starts from a multiple of the identity: close to the true curvature in these units.
+    curvature = loss.curvature * rotation.eigenvalues / len(rotation.coordinates) + regularisation
+    unit = np.append(1 / np.sqrt(curvature), 1 / np.sqrt(loss.curvature))[:, None]
+
+    def objective(flat: FloatArray) -> tuple[float, FloatArray]:
+        parameters = flat.reshape(rank + 1, classes) * unit
+        value, gradient = 0.0, np.zeros_like(parameters)
+        weight, offset = parameters[:rank], parameters[rank] if bias else np.zeros(classes)
+        cast_weight, cast_offset = weight.astype(coordinates.dtype), offset.astype(coordinates.dtype)
+        for part in blocks(len(labels)):
+            here = coordinates[part]
+            one, slope = loss.value_and_gradient(here @ cast_weight + cast_offset, labels[part], weights[part])
+            value += one
+            gradient[:rank] += here.T @ slope
+            gradient[rank] += slope.sum(axis=0) if bias else 0
+        gradient[:rank] += regularisation * weight
+        return value + regularisation / 2 * float((weight**2).sum()), (gradient * unit).ravel()
+
+    initial = np.zeros((rank + 1, classes))
+    if start is not None:
+        initial = np.vstack([start.weight, start.bias]) / unit
+    found: Any = scipy.optimize.minimize(
+        objective,
+        initial.ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": MAX_ITERATIONS, "ftol": tolerance * 1e-2, "gtol": tolerance, "maxcor": 20},
+    )
+    if not np.isfinite(found.fun):
+        raise DataError(f"The {loss.name} became {found.fun}: the features are too large or not finite.")
+    if found.nit >= MAX_ITERATIONS:
+        logger.warning("The %s did not reach its minimum in %d iterations.", loss.name, found.nit)
+    parameters = found.x.reshape(rank + 1, classes) * unit
+    offset = parameters[rank] if bias else np.zeros(classes)
+    return Fit(parameters[:rank], offset, float(found.fun), int(found.nit), bool(found.nit < MAX_ITERATIONS))
+
+
+def falling(values: Sequence[float]) -> tuple[float, ...]:
+    """Regularisations from strong to weak, in which order each minimum is a good start for the next."""
+    return tuple(sorted(set(values), reverse=True))

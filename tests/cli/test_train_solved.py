@@ -1,0 +1,59 @@
+"""The recipes linear_probe and svm on the command line: solved heads, and a record and card that say so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from transformers import AutoModelForImageClassification
+
+from hf_transfer.cli import main
+from tests.checkpoints import save_vit
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 4)):
+        for label, shade in (("dark", 40), ("light", 190)):
+            for index in range(count):
+                pixels = generator.integers(0, 60, (36, 36, 3)) + shade
+                path = folder / split / label / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                PIL.Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return folder
+
+
+def _train(images: Path, model: Path, output: Path, *flags: str) -> int:
+    words = ("--model_name_or_path", str(model), "--dataset", str(images), "--output_dir", str(output))
+    return main(["train", *words, *flags])
+
+
+@pytest.mark.parametrize("recipe", ["linear_probe", "svm"])
+def test_a_solved_head_is_recorded_as_what_it_is(recipe: str, images: Path, tmp_path: Path) -> None:
+    """Solver, choice and estimate are in run.json and on the card; no learning rate is invented."""
+    assert _train(images, save_vit(tmp_path / "vit"), tmp_path / "run", "--recipe", recipe) == 0
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    solved = run["training"]["solved_head"]
+    assert solved["solver"] == ("svm" if recipe == "svm" else "logistic")
+    assert solved["value"] > 0 and solved["estimate"] == "5-fold cross-validation"
+    assert solved["layer"]["layer"] == "last"
+    plan = json.loads((tmp_path / "run" / "transfer_plan.json").read_text())
+    assert {phase["learning_rate"] for group in plan["groups"] for phase in group["phases"]} == {None}
+    assert run["preprocessing"]["augmentation"] == "none"
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "| Solver | " in card and "solved exactly" in card and "earning rate" not in card.split("## Data")[0]
+    AutoModelForImageClassification.from_pretrained(tmp_path / "run")
+
+
+def test_flags_that_contradict_a_solved_head(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Augmentation cannot be solved with, and solver flags need a recipe that solves."""
+    vit = save_vit(tmp_path / "vit")
+    assert _train(images, vit, tmp_path / "a", "--recipe", "linear_probe", "--augmentation", "light") == 1
+    assert "--solver none" in capsys.readouterr().err
+    assert _train(images, vit, tmp_path / "b", "--recipe", "fine_tune", "--solver", "svm") == 1
+    assert "--solver are for a head that is solved" in capsys.readouterr().err
