@@ -80,8 +80,8 @@ def rotate(
         standardised = (features - mean) / scale * np.sqrt(weights)[:, None]
         eigenvalues, vectors = _leading(standardised @ standardised.T)
         axes = standardised.T @ (vectors / np.sqrt(eigenvalues))
-    coordinates = np.empty((images, len(eigenvalues)), dtype)
-    cast_axes = axes.astype(dtype)
+    coordinates: FloatArray = np.empty((images, len(eigenvalues)), dtype)
+    cast_axes: FloatArray = axes.astype(dtype)
     for rows in blocks(images):
         coordinates[rows] = ((features[rows] - mean) / scale).astype(dtype) @ cast_axes
     return Rotation(mean, scale, axes, eigenvalues, coordinates)
