@@ -96,7 +96,7 @@ def write_head(model: nn.Module, head: LinearHead, images: torch.Tensor) -> None
     """
     parts = _in_order(model, classifiers(model), images)
     width, labels = sum(part.channels for part, _ in parts), len(head.bias)
-    outputs = {int(part.linear.weight.shape[0]) for part, _ in parts}  # type: ignore[union-attr, index, call-overload]
+    outputs = {int(part.linear.weight.shape[0]) for part, _ in parts}  # type: ignore[index]
     if head.weight.shape[1] != width or outputs != {labels}:
         raise ModelError(
             f"The head of {type(model).__name__} maps {width} channels to {sorted(outputs)} labels, the solution "

@@ -141,7 +141,7 @@ class LinearProbeTrainer(TransferTrainer):
             self.model = self.call_model_init(trial)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         started = time.time()
-        self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)
+        self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)  # type: ignore[has-type]
         set_memory_format(model, getattr(self.args, "memory_format", "default"))
         self.solution = solve_head(
             model,
@@ -217,7 +217,7 @@ class LinearProbeTrainer(TransferTrainer):
         """Go on with the model that has the solved head."""
         self.model = model
         self.model_wrapped = model
-        self._written = [part.linear.weight.detach().clone() for part in classifiers(model)]  # type: ignore[operator, union-attr]
+        self._written = [part.linear.weight.detach().clone() for part in classifiers(model)]  # type: ignore[operator]
 
     def _is_solved(self) -> bool:
         """Whether the model's head is still the one that was written."""
