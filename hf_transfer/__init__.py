@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hf_transfer import recipes
     from hf_transfer.errors import TransferError
     from hf_transfer.freezing import frozen
+    from hf_transfer.hub import publish
     from hf_transfer.layers import LayerGroup
     from hf_transfer.optimizer_groups import param_groups
     from hf_transfer.plan import Phase, TransferPlan
@@ -32,6 +33,7 @@ __all__ = [
     "frozen",
     "list_wrappers",
     "param_groups",
+    "publish",
     "recipes",
     "register_wrapper",
     "select",
@@ -49,6 +51,7 @@ _HOME = {
     "frozen": "freezing",
     "list_wrappers": "registry",
     "param_groups": "optimizer_groups",
+    "publish": "hub",
     "register_wrapper": "registry",
     "select": "registry",
     "wrap": "registry",

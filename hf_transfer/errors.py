@@ -46,6 +46,10 @@ class PlanError(TransferError, ValueError):
     """A transfer plan is invalid, or does not fit the model or the other arguments."""
 
 
+class PublishError(TransferError, RuntimeError):
+    """A model could not be published, or what was published could not be verified; the local folder is whole."""
+
+
 class SelectorError(PlanError):
     """A phase's `train=` selector is malformed or matches nothing in the model."""
 

@@ -19,8 +19,9 @@ _LINES = (
     "freezing optimizer_groups initialise",
     "losses memory_format models",
     "data evaluation figure_style figures report",
+    "run_record card_metadata card_tables card hub",
     "training_args phases progress saving trainer",
-    "run_record card_metadata card_tables card outputs",
+    "outputs",
     "doctor demo cli __main__",
 )
 ORDER = [name for line in _LINES for name in line.split()]

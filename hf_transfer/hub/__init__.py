@@ -1,0 +1,8 @@
+"""Publishing on the Hub: staged from an allow-list, scanned, sent in one commit, and loaded back from there."""
+
+from __future__ import annotations
+
+from hf_transfer.hub.access import Target, check_target
+from hf_transfer.hub.publishing import Publication, publish
+
+__all__ = ["Publication", "Target", "check_target", "publish"]
