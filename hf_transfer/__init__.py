@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hf_transfer import recipes
     from hf_transfer.errors import TransferError
     from hf_transfer.freezing import frozen
-    from hf_transfer.hub import publish
+    from hf_transfer.hub.publishing import publish
     from hf_transfer.layers import LayerGroup
     from hf_transfer.optimizer_groups import param_groups
     from hf_transfer.plan import Phase, TransferPlan
@@ -51,7 +51,7 @@ _HOME = {
     "frozen": "freezing",
     "list_wrappers": "registry",
     "param_groups": "optimizer_groups",
-    "publish": "hub",
+    "publish": "hub.publishing",
     "register_wrapper": "registry",
     "select": "registry",
     "wrap": "registry",

@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,21 @@ def label_names_of(model: nn.Module) -> tuple[str, ...]:
     """A model's label names, in the order of the class indices."""
     id2label: dict[int, str] = model.config.id2label  # type: ignore[assignment, union-attr]
     return tuple(str(id2label[index]) for index in sorted(id2label))
+
+
+def base_model_of(model: nn.Module) -> BaseModel:
+    """Where a loaded model came from, as far as it knows; a model that was built here came from its architecture."""
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+    if name and (Path(name).exists() or is_hub_id(name)):
+        return _base_model(name, None, model)
+    # The folder that it came from is gone, or it never had one.
+    name = Path(name).name or architecture_name(model)
+    return replace(_base_model(name, None, model), on_hub=False, revision=None)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name could be that of a repository: "owner/name" without the marks of a path."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and "\\" not in name
 
 
 def _load(loader: Any, name: str, revision: str | None, **options: Any) -> Any:

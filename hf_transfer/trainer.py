@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_optimizer import is_optimizer_factory
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -22,6 +22,7 @@ from hf_transfer.optimizer_groups import torch_groups
 from hf_transfer.phases import PhaseCallback, ResolvedPlan, make_scheduler, resolve_plan, total_steps
 from hf_transfer.plan import TransferPlan
 from hf_transfer.progress import use_phase_progress
+from hf_transfer.publishing_trainer import PublishingTrainer
 from hf_transfer.saving import (
     PLAN_FILE,
     check_plan_of_checkpoint,
@@ -33,7 +34,7 @@ from hf_transfer.saving import (
 from hf_transfer.training_args import TransferArguments, check_processes, plan_from_arguments
 
 
-class TransferTrainer(Trainer):
+class TransferTrainer(PublishingTrainer):
     """A drop-in for `transformers.Trainer` that trains by a transfer plan.
 
     Without a plan or recipe it behaves as `Trainer` does, loss by loss, save that the loss is right under gradient

@@ -20,7 +20,7 @@ _LINES = (
     "losses memory_format models",
     "data evaluation figure_style figures report",
     "run_record card_metadata card_tables card hub",
-    "training_args phases progress saving trainer",
+    "training_args training_facts phases progress saving publishing_trainer trainer",
     "outputs",
     "doctor demo cli __main__",
 )

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from hf_transfer.hub.access import Target, check_target
 from hf_transfer.hub.publishing import Publication, publish
+from hf_transfer.hub.pushing import TrainingPush
 
-__all__ = ["Publication", "Target", "check_target", "publish"]
+__all__ = ["Publication", "Target", "TrainingPush", "check_target", "publish"]

@@ -14,7 +14,13 @@ logger = logging.getLogger(__name__)
 
 # Base of all errors of the network; its library is httpx or httpx2, by the version of huggingface_hub.
 _NETWORK = next(c for c in HfHubHTTPError.__mro__ if c.__name__ == "HTTPError" and c.__module__.startswith("httpx"))
-TRANSIENT: tuple[type[Exception], ...] = (HfHubHTTPError, _NETWORK, json.JSONDecodeError, ConnectionError, TimeoutError)
+TRANSIENT: tuple[type[Exception], ...] = (
+    HfHubHTTPError,
+    _NETWORK,
+    json.JSONDecodeError,
+    ConnectionError,
+    TimeoutError,
+)
 """Errors of the Hub, of the network, and of a proxy that answers with a page instead of JSON."""
 ATTEMPTS = 4
 WAITS = (0.5, 2.0, 8.0)

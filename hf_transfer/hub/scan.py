@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import re
 import socket
@@ -16,7 +17,9 @@ from hf_transfer.privacy import private_text
 _TEXT = (".json", ".md", ".html", ".txt", ".yaml")
 _TOKEN = re.compile(rb"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,}")
 # Names that say nothing about anybody, and are words of CSS or of labels.
-_COMMON = frozenset({"root", "user", "users", "admin", "ubuntu", "debian", "home", "host", "localhost", "runner", "test"})
+_COMMON = frozenset(
+    {"root", "user", "users", "admin", "ubuntu", "debian", "home", "host", "localhost", "runner", "test"}
+)
 _SHORTEST_NAME = 4
 
 
@@ -36,8 +39,8 @@ def scan(folder: Path, files: Iterable[str], repo_id: str) -> None:
     if found:
         raise OutputError(
             f"Nothing was sent, because of what would have become known: {'; '.join(found[:10])}"
-            f"{f'; and {len(found) - 10} more' if len(found) > 10 else ''}. Take it out of the files, and withdraw any "
-            "token that was written down."
+            f"{f'; and {len(found) - 10} more' if len(found) > 10 else ''}. Take it out of the files, and withdraw "
+            "any token that was written down."
         )
 
 
@@ -63,10 +66,8 @@ def _places(path: Path, name: str, names: dict[str, str]) -> Iterator[str]:
 def _machine_names(repo_id: str) -> dict[str, str]:
     """Names that must not be told, by what they are."""
     found = {}
-    try:
+    with contextlib.suppress(OSError, KeyError):  # a container may run under a number without a name
         found["the name of this machine's user"] = getpass.getuser().lower()
-    except (OSError, KeyError):  # a container may run under a number without a name
-        pass
     found["the name of this machine"] = socket.gethostname().lower()
     public = _COMMON | set(repo_id.lower().split("/"))
     return {what: name for what, name in found.items() if len(name) >= _SHORTEST_NAME and name not in public}

@@ -161,9 +161,7 @@ def _already_there(
     return None
 
 
-def _check_untouched(
-    first: ModelInfo, head: ModelInfo, hashes: Mapping[str, tuple[str, str]], repo_id: str
-) -> None:
+def _check_untouched(first: ModelInfo, head: ModelInfo, hashes: Mapping[str, tuple[str, str]], repo_id: str) -> None:
     before, now = _remote_hashes(first), _remote_hashes(head)
     changed = [path for path in hashes if before.get(path) != now.get(path)]
     if changed:
@@ -174,7 +172,9 @@ def _check_untouched(
 
 
 def _pull_requests(api: HfApi, repo_id: str) -> frozenset[str]:
-    refs = retried(lambda: api.list_repo_refs(repo_id, include_pull_requests=True), f"listing pull requests of {repo_id}")
+    refs = retried(
+        lambda: api.list_repo_refs(repo_id, include_pull_requests=True), f"listing pull requests of {repo_id}"
+    )
     return frozenset(pull.ref for pull in refs.pull_requests or [])
 
 

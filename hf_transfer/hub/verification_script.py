@@ -35,7 +35,9 @@ def compare(repo_id: str, revision: str, folder: str) -> dict[str, Any]:
     from transformers import pipeline
 
     torch.set_num_threads(1)
-    published = pipeline("image-classification", model=repo_id, revision=revision, device="cpu", trust_remote_code=False)
+    published = pipeline(
+        "image-classification", model=repo_id, revision=revision, device="cpu", trust_remote_code=False
+    )
     local = pipeline("image-classification", model=folder, device="cpu", trust_remote_code=False)
     images = made_images()
     with torch.inference_mode():
@@ -48,7 +50,7 @@ def compare(repo_id: str, revision: str, folder: str) -> dict[str, Any]:
     found = {
         "difference": relative(outputs[0], outputs[1]),
         "labels_agree": labels[0] == labels[1],
-        "results": len(card.data.eval_results or []),
+        "results": len(getattr(card.data, "eval_results", None) or []),
     }
     if published.model.config.model_type == "timm_wrapper":
         found["timm_difference"] = relative(timm_logits(repo_id, revision, images, published), outputs[1])

@@ -392,7 +392,7 @@ def test_bad_data_give_one_line(
         (("--image_size", "-7"), "image_size must be above 0"),
         (("--resume_from_checkpoint", "true"), "no checkpoint in"),
         (("--resume_from_checkpoint", "nowhere"), "no checkpoint folder nowhere"),
-        (("--push_to_hub",), "Publishing is not there yet"),
+        (("--hub_token", "hf_" + "q" * 34), "HF_TOKEN in the environment"),
     ],
 )
 def test_bad_flags_give_one_line(

@@ -128,7 +128,7 @@ def _validate(request: Request) -> Answer:
         data = yaml.safe_load(content.split("---")[1]) if content.startswith("---") else {}
         wrong = [] if isinstance(data.get("license", ""), str) else ['"license" must be a string']
         wrong += [] if isinstance(data.get("widget", []), list) else ['"widget" must be an array']
-        if "/" == str(data.get("base_model", ""))[:1]:
+        if str(data.get("base_model", "")).startswith("/"):
             wrong.append('"base_model" with value is not valid. Use a model id from https://hf.co/models.')
     except yaml.YAMLError as error:
         wrong = [str(error)]
