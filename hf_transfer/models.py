@@ -16,7 +16,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from transformers.utils import logging as transformers_logging
 
 from hf_transfer.errors import ModelError
+from hf_transfer.lineage import lineage_of
 from hf_transfer.registry import architecture_name
+from hf_transfer.repo_ids import is_repo_id
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ class BaseModel:
         library: "timm" or "transformers".
         parameters: Number of parameters, with the new head.
         license: As the checkpoint states it; None where it states none.
+        lineage: Of a local folder, the model on the Hub that its weights were made from; see `lineage_of`.
     """
 
     id: str
@@ -42,6 +45,7 @@ class BaseModel:
     library: str
     parameters: int
     license: str | None = None
+    lineage: dict[str, str | None] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -179,16 +183,11 @@ def label_names_of(model: nn.Module) -> tuple[str, ...]:
 def base_model_of(model: nn.Module) -> BaseModel:
     """Where a loaded model came from, as far as it knows; a model that was built here came from its architecture."""
     name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
-    if name and (Path(name).exists() or is_hub_id(name)):
+    if name and (Path(name).exists() or ("/" in name and is_repo_id(name))):
         return _base_model(name, None, model)
     # The folder that it came from is gone, or it never had one.
     name = Path(name).name or architecture_name(model)
     return replace(_base_model(name, None, model), on_hub=False, revision=None)
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name could be that of a repository: "owner/name" without the marks of a path."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and "\\" not in name
 
 
 def _load(loader: Any, name: str, revision: str | None, **options: Any) -> Any:
@@ -237,6 +236,7 @@ def _base_model(name: str, revision: str | None, model: nn.Module) -> BaseModel:
         library="timm" if architecture.startswith("timm:") else "transformers",
         parameters=sum(p.numel() for p in model.parameters()),
         license=settings.get("license") or _card_license(name),
+        lineage=lineage_of(name) if local else None,
     )
 
 

@@ -14,10 +14,10 @@ import hf_transfer
 PACKAGE = Path(hf_transfer.__file__).parent
 # Modules, or packages with all in them; each may import what stands before it, and what is in the same package.
 _LINES = (
-    "errors privacy collision",
+    "errors privacy repo_ids collision",
     "layers registry architectures plan recipes",
     "freezing optimizer_groups initialise",
-    "losses memory_format models",
+    "losses memory_format lineage models",
     "data evaluation figure_style figures report",
     "run_record card_metadata card_tables card hub",
     "training_args training_facts phases progress saving publishing_trainer trainer",

@@ -46,8 +46,8 @@ def trainer_of(folder: Path, **options: Any) -> ht.TransferTrainer:
     ],
 )
 def test_strategies(hub: HubServer, tmp_path: Path, strategy: str, folders: set[str]) -> None:
-    """What each strategy sends: the model, and folders of checkpoints without optimizer, pickle or local path; private;
-    and after push_to_hub a card whose plan is the trainer's."""
+    """What each strategy sends: the model, and folders of checkpoints without optimizer, pickle or local path, to a
+    private repository; and after push_to_hub a card whose plan is the trainer's."""
     trainer = trainer_of(tmp_path / "out", hub_strategy=strategy, hub_always_push=True)
     trainer.train()
     made = hub.repositories[REPOSITORY]

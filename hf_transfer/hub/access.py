@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-from hf_transfer.card_metadata import is_repo_id
 from hf_transfer.errors import ArgumentError, PublishError
 from hf_transfer.hub.retrying import TRANSIENT, retried, status_of
+from hf_transfer.repo_ids import is_repo_id
 
 _ALWAYS_THERE = (".gitattributes",)
 _LOG_IN = "Log in by `hf auth login` with a token that may write, or set HF_TOKEN in the environment"
