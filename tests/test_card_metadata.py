@@ -11,7 +11,7 @@ from tests.test_card import changed, metadata, record
 
 
 def test_users_metadata_and_text_survive(tmp_path: Path) -> None:
-    """Keys, tags and the licence that a user wrote are kept, as is the text between the marks; stale results are not."""
+    """Keys, tags and the licence that a user wrote stay, as does the text between the marks; stale results do not."""
     path = write_card(tmp_path, record())
     head, body = path.read_text().removeprefix("---\n").split("\n---\n", 1)
     edited = yaml.safe_load(head)
