@@ -121,6 +121,20 @@ def test_private_content_is_refused(
     assert hub.writes() == [] and "aaaa" not in str(caught.value)
 
 
+@pytest.mark.parametrize("image", ["![x](figures/gone.png)", '<img src="cat.jpg">', "![y](./notes/a%20b.png)"])
+def test_images_of_the_card_resolve(hub: HubServer, tmp_path: Path, image: str) -> None:
+    """A card that shows an image which is not sent is refused; images on the web, and those that are sent, are not."""
+    folder = finished_run(tmp_path / "run")
+    (folder / "run.json").unlink()
+    fine = "![a](figures/confusion_matrix.png) ![b](https://example.org/x.png)"
+    (folder / "README.md").write_text(f"---\nlicense: mit\n---\n# x\n{fine}\n")
+    assert "README.md" in ht.publish(folder, "pets", dry_run=True).files
+    (folder / "README.md").write_text(f"---\nlicense: mit\n---\n# x\n{fine}\n{image}\n")
+    with pytest.raises(PublishError, match="images that would not be published"):
+        ht.publish(folder, "pets")
+    assert hub.writes() == []
+
+
 def test_links_are_not_followed(hub: HubServer, tmp_path: Path) -> None:
     """A link with an allowed name could lead to any file of the machine: it is left out."""
     folder = finished_run(tmp_path / "run")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from hf_transfer.data import ImageData, Preprocessing
 from hf_transfer.evaluation import EvaluationReport
+from hf_transfer.evaluation.calibration import Calibration
 from hf_transfer.models import BaseModel
 from hf_transfer.privacy import sanitise_command
 from hf_transfer.run_record import RunRecord, collect_hardware, collect_versions
@@ -24,6 +25,7 @@ def make_record(
     augmentation: str,
     train_seconds: float | None,
     evaluation_seconds: float,
+    calibration: Calibration | None = None,
 ) -> RunRecord:
     """Collect everything that `run.json` holds.
 
@@ -37,6 +39,7 @@ def make_record(
         augmentation: Of the training images.
         train_seconds: Of the training alone; None for a resumed run, of which only the last part was timed.
         evaluation_seconds: Of all evaluations after it.
+        calibration: Before and after a temperature.
     """
     images = (trainer.state.epoch or 0.0) * sum(data.counts["train"].values())
     return RunRecord(
@@ -49,7 +52,7 @@ def make_record(
         data=data.to_dict(),
         preprocessing=Preprocessing.from_processor(trainer.processing_class).to_dict()
         | {"augmentation": augmentation},
-        training=training_facts(trainer),
+        training=training_facts(trainer) | ({"calibration": calibration.to_dict()} if calibration else {}),
         timing={"evaluation_seconds": round(evaluation_seconds, 2)}
         | (
             {"train_seconds": round(train_seconds, 2), "images_per_second": round(images / train_seconds, 2)}

@@ -22,6 +22,7 @@ from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.data import ImageData, collate, eval_transform, train_transform, with_image_size
 from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import make_compute_metrics
+from hf_transfer.evaluation.calibration import measure_calibration
 from hf_transfer.hub import check_target
 from hf_transfer.models import LoadedModel, check_image_size, load_for_training
 from hf_transfer.outputs import RunFolder, SplitResult, write_results
@@ -152,6 +153,7 @@ def _train_and_write(
             augmentation=job.data.augmentation,
             train_seconds=None if job.args.resume_from_checkpoint else trained - started,
             evaluation_seconds=evaluated - trained,
+            calibration=measure_calibration(*((r.report.split, r.logits, r.labels) for r in results[:2])),
         )
         write_results(folder, record, results)
     terminal.results([result.report for result in results])

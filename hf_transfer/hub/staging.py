@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from hf_transfer.card import CARD_NAME, validate_metadata, write_card
 from hf_transfer.errors import OutputError, PublishError
@@ -35,6 +37,8 @@ ALLOWED = (
 not."""
 EXAMPLES = ("figures/worst_mistakes.png", "predictions*.parquet", "report.html")
 """What shows images of the data or their file names: published only if asked for."""
+
+_IMAGE = re.compile(r"!\[[^\]]*\]\(<?([^)\s>]+)|<img[^>]*\bsrc=[\"']([^\"']+)", re.IGNORECASE)
 
 
 def is_allowed(path: str, include_examples: bool = False) -> bool:
@@ -88,7 +92,7 @@ def stage(
         The files, relative to `target`, sorted.
 
     Raises:
-        PublishError: There is no model or no card, or a JSON file is broken.
+        PublishError: There is no model or no card, a JSON file is broken, or the card shows an image that is not sent.
         OutputError: A file cannot be copied, or holds something private.
         ArgumentError: The card is not valid.
     """
@@ -108,8 +112,20 @@ def stage(
         raise PublishError(
             f"{folder} has neither run.json, from which a card is written, nor a README.md. Write a card there first."
         )
-    validate_metadata((target / CARD_NAME).read_text(encoding="utf-8"))
+    card = (target / CARD_NAME).read_text(encoding="utf-8")
+    validate_metadata(card)
+    if missing := [name for name in local_images(card) if name not in files]:
+        raise PublishError(
+            f"The card shows images that would not be published: {', '.join(missing)}. Take them out of {CARD_NAME}, or "
+            "link to a place on the web."
+        )
     return sorted({*files, CARD_NAME})
+
+
+def local_images(card: str) -> list[str]:
+    """The images that a card shows from its own repository."""
+    shown = [markdown or html for markdown, html in _IMAGE.findall(card)]
+    return [unquote(name).removeprefix("./") for name in shown if not re.match(r"[a-z]+:", name)]
 
 
 def _check_json(folder: Path, files: Iterable[str]) -> None:
