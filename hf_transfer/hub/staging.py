@@ -116,8 +116,8 @@ def stage(
     validate_metadata(card)
     if missing := [name for name in local_images(card) if name not in files]:
         raise PublishError(
-            f"The card shows images that would not be published: {', '.join(missing)}. Take them out of {CARD_NAME}, or "
-            "link to a place on the web."
+            f"The card shows images that would not be published: {', '.join(missing)}. Take them out of {CARD_NAME}, "
+            "or link to a place on the web."
         )
     return sorted({*files, CARD_NAME})
 
