@@ -25,6 +25,9 @@ VENV_READY := $(VENV)/.created-$(PLACE)
 DEMO_READY := $(VENV)/.installed-demo-$(PLACE)
 TEST_READY := $(VENV)/.installed-test-$(PLACE)
 DEV_READY := $(VENV)/.installed-dev-$(PLACE)
+# One worker for each core, each with one thread: tiny models gain nothing from threads, and threads that share a
+# core stall each other.
+PYTEST := OMP_NUM_THREADS=1 "$(VENV_PYTHON)" -m pytest --numprocesses=logical --dist=worksteal
 
 .PHONY: help demo test test-fast lint format clean
 .DEFAULT_GOAL := help
@@ -37,10 +40,10 @@ demo: $(DEMO_READY)  ## Fine-tune a real ImageNet model on real images, offline,
 	HF_HUB_OFFLINE=1 "$(VENV)/bin/hf-transfer" demo --output_dir "$(OUTPUT)" --overwrite_output_dir
 
 test: $(TEST_READY)  ## Run all tests
-	"$(VENV_PYTHON)" -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-fast: $(TEST_READY)  ## Run the tests that take seconds
-	"$(VENV_PYTHON)" -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 lint: $(DEV_READY)  ## Check style, formatting and types
 	"$(VENV_PYTHON)" -m ruff check .

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hf_transfer.registry import ModelWrapper, list_wrappers, register_wrapper, select, wrap
     from hf_transfer.trainer import TransferTrainer
     from hf_transfer.training_args import TransferArguments
+    from hf_transfer.truncation import truncate, truncation_points
 
 __version__ = "0.1.0"
 
@@ -37,6 +38,8 @@ __all__ = [
     "recipes",
     "register_wrapper",
     "select",
+    "truncate",
+    "truncation_points",
     "wrap",
 ]
 
@@ -54,6 +57,8 @@ _HOME = {
     "publish": "hub.publishing",
     "register_wrapper": "registry",
     "select": "registry",
+    "truncate": "truncation",
+    "truncation_points": "truncation",
     "wrap": "registry",
 }
 _RETIRED_DOWNLOADER = frozenset({"download", "multipart_upload"})

@@ -80,6 +80,8 @@ def make_metadata(record: Mapping[str, Any], model_name: str, license: str | Non
 
 def initial_weights(record: Mapping[str, Any]) -> str | None:
     """Where training started: "pretrained" or "random"; None for a run without a plan, which does not say."""
+    if record["base_model"].get("random_weights"):
+        return "random"
     plan = record["training"]["plan"]
     return None if plan is None else str(plan["plan"]["init"])
 

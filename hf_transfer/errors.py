@@ -26,6 +26,16 @@ class FrozenChangedError(TransferError, RuntimeError):
     """A tensor that the phase had frozen is not the same, bit for bit, at the end of the phase."""
 
 
+class InterruptedTrainingError(TransferError, KeyboardInterrupt):
+    """A signal asked the run to stop; it finished its step and saved a checkpoint first.
+
+    Attributes:
+        exit_code: Of the command line: 128 and the number of the signal, 130 for SIGINT and 143 for SIGTERM.
+    """
+
+    exit_code = 1
+
+
 class LayerGroupError(TransferError, ValueError):
     """Layer groups do not partition the parameters of a model."""
 
@@ -50,8 +60,16 @@ class PublishError(TransferError, RuntimeError):
     """A model could not be published, or what was published could not be verified; the local folder is whole."""
 
 
+class ReplicasDifferError(TransferError, RuntimeError):
+    """The processes of a distributed run do not hold the same weights."""
+
+
 class SelectorError(PlanError):
     """A phase's `train=` selector is malformed or matches nothing in the model."""
+
+
+class TruncationError(TransferError, ValueError):
+    """A model's configuration cannot express that it ends after a layer group."""
 
 
 class UnknownArchitectureError(TransferError, LookupError):

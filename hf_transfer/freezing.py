@@ -8,10 +8,11 @@ goes on updating its statistics, dropout and drop-path stay active, and a traini
 from __future__ import annotations
 
 import hashlib
+import re
 import types
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +23,9 @@ from hf_transfer.errors import FrozenChangedError
 from hf_transfer.layers import LayerGroup, select_groups
 from hf_transfer.plan import NormMode, Phase
 from hf_transfer.registry import norm_parameter_names, wrap
+
+# What wrappers inside a model add to names: FSDP1, activation checkpointing of torch, torch.compile.
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)(?:\.|$)")
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,17 @@ def freeze_state(
     return FreezeState(trained, _outermost(kept))
 
 
+def without(state: FreezeState, parameter_names: Collection[str]) -> FreezeState:
+    """A state that does not train these parameters."""
+    return replace(state, trained=state.trained.difference(parameter_names))
+
+
+def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """`model.named_parameters()` with the names that they had before parts of the model were wrapped."""
+    for name, parameter in model.named_parameters():
+        yield _WRAPPERS.sub("", name), parameter
+
+
 def phase_freeze_state(model: nn.Module, groups: Sequence[LayerGroup], phase: Phase) -> FreezeState:
     """`freeze_state` of a phase for a model whose layer groups are known."""
     return freeze_state(
@@ -83,19 +98,19 @@ class Freezer:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._requires_grad = {name: p.requires_grad for name, p in model.named_parameters()}
+        self._requires_grad = {name: p.requires_grad for name, p in named_parameters(model)}
         self._training = {name: module.training for name, module in model.named_modules()}
         self._held: list[nn.Module] = []
 
     def apply(self, state: FreezeState) -> None:
         """Freeze all but what the state trains; replaces what was applied before."""
         self._release()
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in named_parameters(self.model):
             if parameter.is_floating_point():
                 parameter.requires_grad_(name in state.trained)
             if name not in state.trained:
                 parameter.grad = None
-        modules = dict(self.model.named_modules())
+        modules = {_WRAPPERS.sub("", name).rstrip("."): module for name, module in self.model.named_modules()}
         for path in state.eval_modules:
             module = modules[path]
             module.eval()
@@ -106,10 +121,10 @@ class Freezer:
     def restore(self) -> None:
         """Give parameters and modules back as they were when this object was made."""
         self._release()
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in named_parameters(self.model):
             parameter.requires_grad_(self._requires_grad[name])
         for name, module in self.model.named_modules():
-            module.training = self._training[name]
+            module.training = self._training.get(name, module.training)
 
     def _release(self) -> None:
         for module in self._held:
@@ -148,7 +163,7 @@ def frozen(model: nn.Module, phase: Phase) -> Iterator[FreezeState]:
 
 def frozen_tensors(model: nn.Module, state: FreezeState) -> dict[str, torch.Tensor]:
     """The tensors that must not change: parameters that are not trained, and buffers of modules kept in eval."""
-    tensors = {name: p.data for name, p in model.named_parameters() if name not in state.trained}
+    tensors = {name: p.data for name, p in named_parameters(model) if name not in state.trained}
     held = tuple(f"{path}." if path else "" for path in state.eval_modules)
     tensors.update({name: b for name, b in model.named_buffers() if name.startswith(held)} if held else {})
     return tensors
@@ -159,23 +174,34 @@ def digests(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
     return {name: _digest(tensor) for name, tensor in tensors.items()}
 
 
-def check_unchanged(before: dict[str, str], after: dict[str, str], phase: str) -> None:
+def changed_tensors(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Names of the tensors whose digest is not the same."""
+    return [name for name, digest in before.items() if after.get(name) != digest]
+
+
+def check_unchanged(before: Mapping[str, str], after: Mapping[str, str], phase: str) -> None:
     """Check that frozen tensors are the same, bit for bit.
 
     Raises:
         FrozenChangedError: Names the tensors that changed.
     """
-    changed = [name for name, digest in before.items() if after.get(name) != digest]
+    changed = changed_tensors(before, after)
     if changed:
-        names = ", ".join(changed[:8]) + (f" and {len(changed) - 8} more" if len(changed) > 8 else "")
-        raise FrozenChangedError(
-            f"Frozen tensors changed in phase {phase!r}: {names}. Something outside the plan wrote to them: a "
-            "callback that unfreezes, or a module that updates itself in its forward pass."
-        )
+        raise frozen_changed(changed, phase)
+
+
+def frozen_changed(names: Sequence[str], phase: str) -> FrozenChangedError:
+    """The error that names frozen tensors which changed."""
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return FrozenChangedError(
+        f"Frozen tensors changed in phase {phase!r}: {shown}. Something outside the plan wrote to them: a "
+        "callback that unfreezes, or a module that updates itself in its forward pass."
+    )
 
 
 def _digest(tensor: Any) -> str:
-    data = tensor.detach().reshape(-1).cpu().contiguous()
+    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # of a sharded tensor, this rank's part
+    data = local.detach().reshape(-1).cpu().contiguous()
     content = hashlib.blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=16)
     content.update(data.view(torch.uint8).numpy().data)
     return content.hexdigest()

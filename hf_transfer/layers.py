@@ -17,8 +17,8 @@ Role = Literal["stem", "block", "neck", "head"]
 Selector = str | tuple[str, ...]
 
 SELECTOR_HELP = (
-    '"head", "all", "last:K", "blocks:K", "from:NAME", "only:NAME", "only:I-J", "norm", "bias", "re:REGEX" '
-    "or a tuple of these"
+    '"head", "all", "last:K", "blocks:K", "from:NAME", "only:NAME", "only:I-J", "part:first", "part:middle", '
+    '"part:last", "norm", "bias", "re:REGEX" or a tuple of these'
 )
 
 
@@ -112,7 +112,8 @@ def check_selector(selector: Selector) -> None:
         whole = part in ("head", "all", "norm", "bias")
         counted = kind in ("last", "blocks") and value.isascii() and value.isdigit()
         named = kind in ("from", "only", "re") and bool(value)
-        if not (whole or counted or named):
+        third = kind == "part" and value in ("first", "middle", "last")
+        if not (whole or counted or named or third):
             raise SelectorError(f"A selector is {SELECTOR_HELP}; found {part!r}.")
         if kind == "re":
             _compile(value)
@@ -143,6 +144,8 @@ def _selected_names(groups: Sequence[LayerGroup], selector: str, norm_parameters
             before = [g.index for g in groups if g.role in ("stem", "block")]
             start = kept[0].index if kept else max(before, default=-1) + 1
             return _names(g for g in groups if g.index >= start) | head
+        case "part":
+            return _with_head(_names(_third(groups, value)), head)
         case "from":
             start = _find(groups, value).index
             return _names(g for g in groups if g.index >= start) | head
@@ -165,6 +168,19 @@ def _last(items: list[LayerGroup], count: int, selector: str, groups: Sequence[L
             f"{selector!r} asks for {count} groups, but there are {len(items)}. {_what_exists(groups)}"
         )
     return items[len(items) - count :]
+
+
+def _third(groups: Sequence[LayerGroup], part: str) -> list[LayerGroup]:
+    """A third of the blocks, at least one; the first with the stem before it, the last with the neck behind it."""
+    blocks = [g for g in groups if g.role == "block"]
+    thirds = {
+        "first": [b for i, b in enumerate(blocks) if 3 * i < len(blocks)],
+        "middle": [b for i, b in enumerate(blocks) if len(blocks) <= 3 * i < 2 * len(blocks)],
+        "last": [b for i, b in enumerate(blocks) if 2 * len(blocks) <= 3 * i],
+    }
+    chosen = thirds[part] or blocks[-1:]
+    before = [g for g in groups if g.role == "stem" and part == "first"]
+    return [*before, *chosen, *(g for g in groups if g.role == "neck" and part == "last")]
 
 
 def _only(groups: Sequence[LayerGroup], value: str) -> list[LayerGroup]:

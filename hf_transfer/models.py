@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from collections.abc import Sequence
@@ -15,10 +14,16 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import logging as transformers_logging
 
+from hf_transfer.bare_names import bare_config, bare_processor, is_bare_name
+from hf_transfer.channels import change_channels
+from hf_transfer.data import with_image_size, with_num_channels
 from hf_transfer.errors import ModelError
+from hf_transfer.heads import check_loaded, draw_new_head
+from hf_transfer.image_size import resize_input
 from hf_transfer.lineage import lineage_of
 from hf_transfer.registry import architecture_name
 from hf_transfer.repo_ids import is_repo_id
+from hf_transfer.saving import complete_timm_config
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +41,7 @@ class BaseModel:
         parameters: Number of parameters, with the new head.
         license: As the checkpoint states it; None where it states none.
         lineage: Of a local folder, the model on the Hub that its weights were made from; see `lineage_of`.
+        random_weights: Whether there was no checkpoint, only the name of an architecture.
     """
 
     id: str
@@ -46,6 +52,7 @@ class BaseModel:
     parameters: int
     license: str | None = None
     lineage: dict[str, str | None] | None = None
+    random_weights: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -69,48 +76,62 @@ def load_for_training(
     revision: str | None = None,
     reset_head: bool = False,
     seed: int = 42,
+    image_size: int | None = None,
+    num_channels: int | None = None,
 ) -> LoadedModel:
-    """Load a pretrained classifier with a head for the given labels.
+    """Load a pretrained classifier, fitted to the labels and images at hand.
+
+    Exactly the head is new where the number of labels is another one or the checkpoint has no head; everything else is
+    the checkpoint's, bit for bit. Saved, the result is an ordinary checkpoint.
 
     Args:
-        name: Hub id or local folder.
+        name: Hub id, local folder, or a bare name such as `timm:resnet18` or `transformers:vit`, which gives random
+            weights and a warning.
         label_names: In the order of the class indices.
         revision: Branch, tag or commit of a Hub repository.
         reset_head: Draw a new head even if the checkpoint has one with the same number of labels.
-        seed: Of the new head's weights.
+        seed: Of the new weights; the global random state is left as it was.
+        image_size: Side of the images in pixels; None takes what the processor says.
+        num_channels: 1 (grey), 3 or 4 (with opacity); None keeps the model's.
 
     Raises:
-        ModelError: The checkpoint is not found or is not an image classifier.
+        ModelError: The checkpoint is not found, is not an image classifier, lacks weights beside the head, or cannot
+            take such images.
     """
-    labels = {"id2label": dict(enumerate(label_names)), "label2id": {n: i for i, n in enumerate(label_names)}}
-    config = _load(AutoConfig, name, revision)
-    same_count = getattr(config, "num_labels", None) == len(label_names)
-    torch.manual_seed(seed)
-    with _quiet():
-        model = _load(
-            AutoModelForImageClassification,
-            name,
-            revision,
-            num_labels=len(label_names),
-            ignore_mismatched_sizes=True,
-            use_safetensors=True,
-            **labels,
-        )
-    if reset_head and same_count:
-        _draw_new_head(model, seed)
-    return LoadedModel(
-        model, load_processor(name, revision), _base_model(name, revision, model), reset_head or not same_count
-    )
+    config = _load_config(name, revision, len(label_names))
+    config.id2label, config.label2id = dict(enumerate(label_names)), {n: i for i, n in enumerate(label_names)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if is_bare_name(name):
+            logger.warning("%s names an architecture: there are no pretrained weights, all of them are random.", name)
+            model, new_head, processor = _build(name, config), True, bare_processor(config)
+        else:
+            model, info = _load_model(name, revision, config)
+            new_head, processor = check_loaded(model, name, info), load_processor(name, revision)
+    if not is_bare_name(name) and (new_head or reset_head):
+        draw_new_head(model, seed)
+    if num_channels is not None:
+        model, processor = change_channels(model, num_channels), with_num_channels(processor, num_channels)
+    if image_size is not None:
+        model, processor = resize_input(model, image_size), with_image_size(processor, image_size)
+    complete_timm_config(model, processor)
+    return LoadedModel(model, processor, _base_model(name, revision, model), new_head or reset_head)
 
 
 def load_trained(folder: str, revision: str | None = None) -> LoadedModel:
     """Load a classifier with the head that it has, to evaluate it.
 
     Raises:
-        ModelError: The checkpoint is not found or is not an image classifier.
+        ModelError: The checkpoint is not found, is not an image classifier, or has no trained head.
     """
-    with _quiet():
-        model = _load(AutoModelForImageClassification, folder, revision, use_safetensors=True)
+    if is_bare_name(folder):
+        raise ModelError(f"{folder} names an architecture without trained weights; give a Hub id or a folder.")
+    model, info = _load_model(folder, revision, _load_config(folder, revision))
+    if check_loaded(model, folder, info):
+        raise ModelError(
+            f"{folder!r} has no trained classification head, or one for another number of labels than its config.json "
+            "says. Train it first: hf-transfer train."
+        )
     return LoadedModel(model, load_processor(folder, revision), _base_model(folder, revision, model), False)
 
 
@@ -118,20 +139,16 @@ def load_structure(name: str, revision: str | None = None, num_labels: int | Non
     """Build a model without its weights, on the meta device: enough to see its layer groups.
 
     Args:
-        name: Hub id or local folder, of which only the configuration is read.
+        name: Hub id or local folder, of which only the configuration is read; or a bare name such as `timm:resnet18`.
         revision: Branch, tag or commit of a Hub repository.
         num_labels: For the head; None keeps the checkpoint's.
 
     Raises:
         ModelError: The configuration is not found or is not that of an image classifier.
     """
-    config = _load(AutoConfig, name, revision, **({"num_labels": num_labels} if num_labels else {}))
-    try:
-        with torch.device("meta"), _quiet():
-            model: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
-        raise _not_a_classifier(name, error) from error
-    return model
+    config = _load_config(name, revision, num_labels)
+    with torch.device("meta"):
+        return _build(name, config)
 
 
 def load_processor(name: str, revision: str | None = None) -> Any:
@@ -142,36 +159,6 @@ def load_processor(name: str, revision: str | None = None) -> Any:
     """
     with _quiet():
         return _load(AutoImageProcessor, name, revision)
-
-
-def check_image_size(model: nn.Module, size: int) -> None:
-    """Check by one forward pass that a model takes images of a size.
-
-    Args:
-        model: Its first convolution says how many channels the image has.
-        size: Side in pixels.
-
-    Raises:
-        ModelError: Names the size that the model was made for, where its configuration says so.
-    """
-    config: Any = getattr(model, "config", None)
-    settings = getattr(config, "pretrained_cfg", None) or {}
-    made_for = getattr(config, "image_size", None) or (settings.get("input_size") or (None,))[-1]
-    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    parameter = next(model.parameters())
-    blank = torch.zeros(1, convolution.in_channels if convolution else 3, size, size, device=parameter.device)
-    was_training = model.training
-    try:
-        with torch.inference_mode():
-            model.eval()
-            model(blank)
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        native = f"; it was made for {made_for}" if made_for else ""
-        raise ModelError(
-            f"This model takes no images of {size} pixels{native} ({_first_line(error)}). Choose another --image_size."
-        ) from error
-    finally:
-        model.train(was_training)
 
 
 def label_names_of(model: nn.Module) -> tuple[str, ...]:
@@ -187,13 +174,48 @@ def base_model_of(model: nn.Module) -> BaseModel:
         return _base_model(name, None, model)
     # The folder that it came from is gone, or it never had one.
     name = Path(name).name or architecture_name(model)
-    return replace(_base_model(name, None, model), on_hub=False, revision=None)
+    return replace(_base_model(name, None, model), on_hub=False, revision=None, random_weights=False)
+
+
+def _load_config(name: str, revision: str | None, num_labels: int | None = None) -> Any:
+    if is_bare_name(name):
+        return bare_config(name, num_labels)
+    config = _load(AutoConfig, name, revision, **({} if num_labels is None else {"num_labels": num_labels}))
+    arguments = getattr(config, "model_args", None)
+    if isinstance(arguments, dict):
+        # timm writes the number of classes there, too, and TimmWrapper then gives it twice and fails.
+        config.model_args = {key: value for key, value in arguments.items() if key != "num_classes"}
+    return config
+
+
+def _load_model(name: str, revision: str | None, config: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """The classifier, and the account of missing and misfit weights that goes with it."""
+    with _quiet():
+        model, info = _load(
+            AutoModelForImageClassification,
+            name,
+            revision,
+            config=config,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    return model, info
+
+
+def _build(name: str, config: Any) -> nn.Module:
+    try:
+        with _quiet():
+            model: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError) as error:
+        raise _not_a_classifier(name, error) from error
+    return model
 
 
 def _load(loader: Any, name: str, revision: str | None, **options: Any) -> Any:
     try:
         return loader.from_pretrained(name, revision=revision or "main", trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
         if isinstance(error, OSError) and not Path(name).is_dir():
             raise ModelError(
                 f"No model {name!r} was found: it is neither a folder here nor can it be read from the Hub "
@@ -213,29 +235,20 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
 
 
-def _draw_new_head(model: nn.Module, seed: int) -> None:
-    from hf_transfer.registry import wrap
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        fresh = type(model)(copy.deepcopy(model.config)).state_dict()
-    own = model.state_dict()
-    for name in wrap(model).head.parameter_names:
-        own[name].copy_(fresh[name])
-
-
 def _base_model(name: str, revision: str | None, model: nn.Module) -> BaseModel:
-    local = Path(name).is_dir()
+    bare = is_bare_name(name)
+    local = not bare and Path(name).is_dir()
     architecture = architecture_name(model)
     settings = getattr(model.config, "pretrained_cfg", None) or {}
     return BaseModel(
         id=Path(name).resolve().name if local else name,
-        on_hub=not local,
-        revision=getattr(model.config, "_commit_hash", None) or (revision if not local else None),
+        on_hub=not local and not bare,
+        revision=getattr(model.config, "_commit_hash", None) or (None if local or bare else revision),
         architecture=architecture,
         library="timm" if architecture.startswith("timm:") else "transformers",
         parameters=sum(p.numel() for p in model.parameters()),
-        license=settings.get("license") or _card_license(name),
+        license=None if bare else settings.get("license") or _card_license(name),
+        random_weights=bare,
         lineage=lineage_of(name) if local else None,
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from hf_transfer.errors import PlanError
+from hf_transfer.freezing import named_parameters
 from hf_transfer.layers import LayerGroup, select_groups
 from hf_transfer.plan import Phase, group_learning_rates
 from hf_transfer.registry import norm_parameter_names, wrap
@@ -43,6 +44,10 @@ class OptimizerGroup:
     def first_phase(self) -> int:
         """Index of the first phase that trains the group."""
         return next(i for i, rate in enumerate(self.learning_rates) if rate is not None)
+
+    def trained_from(self, phase: int) -> bool:
+        """Whether a phase trains the group, or one after it."""
+        return any(rate is not None for rate in self.learning_rates[phase:])
 
     @property
     def learning_rate(self) -> float:
@@ -128,7 +133,7 @@ def param_groups(
 
 def torch_groups(model: nn.Module, groups: Iterable[OptimizerGroup]) -> list[dict[str, Any]]:
     """Turn `OptimizerGroup`s into what a torch optimizer takes."""
-    parameters = dict(model.named_parameters())
+    parameters = dict(named_parameters(model))
     return [
         {
             "name": group.name,

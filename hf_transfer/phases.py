@@ -1,31 +1,35 @@
-"""Phases in time: their steps, their learning-rate schedule, and the callback that moves a run through them."""
+"""Phases in time: a plan resolved for one model and one run, and the clock that says where the run is in it."""
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
+from transformers import TrainingArguments
 
 from hf_transfer.errors import PlanError
-from hf_transfer.freezing import Freezer, check_unchanged, digests, frozen_tensors, phase_freeze_state
 from hf_transfer.layers import LayerGroup
 from hf_transfer.optimizer_groups import OptimizerGroup, no_decay_names, optimizer_groups
 from hf_transfer.plan import Phase, TransferPlan
 from hf_transfer.registry import architecture_name, norm_parameter_names, wrap
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class PhaseSteps:
-    """A phase with its place in the run: steps `start <= step < end`."""
+    """A phase with its place in the run: steps `start <= step < end`.
+
+    Attributes:
+        phase: The phase.
+        start: Its first optimizer step, from 0.
+        end: The step after its last.
+        lr_scheduler_type: Name of a transformers scheduler.
+        warmup_steps: Steps of warm-up.
+        learning_rate: Peak learning rate of pretrained layers.
+        shift: Steps by which it begins earlier than planned, because phases before it stopped early.
+    """
 
     phase: Phase
     start: int
@@ -33,6 +37,7 @@ class PhaseSteps:
     lr_scheduler_type: str
     warmup_steps: int
     learning_rate: float
+    shift: int = 0
 
     @property
     def steps(self) -> int:
@@ -54,6 +59,15 @@ class ResolvedPlan:
     def phase_at(self, step: int) -> int:
         """Index of the phase that the optimizer step numbered `step` (from 0) belongs to."""
         return next((i for i, phase in enumerate(self.phases) if step < phase.end), len(self.phases) - 1)
+
+    def begin_at(self, index: int, step: int) -> ResolvedPlan:
+        """The same with phase `index` beginning at `step`: the one before it ends there, later ones move with it."""
+        early = self.phases[index].start - step
+        if not early:
+            return self
+        moved = [replace(p, start=p.start - early, end=p.end - early, shift=p.shift + early) for p in self.phases]
+        before = [*self.phases[: index - 1], replace(self.phases[index - 1], end=step)] if index else []
+        return replace(self, phases=(*before, *moved[index:]))
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `transfer_plan.json`; learning rate None means frozen."""
@@ -106,6 +120,21 @@ class ResolvedPlan:
         return sum(self.parameter_counts[name] for name in names)
 
 
+@dataclass
+class PhaseClock:
+    """Where a run is: its phases with their present borders, and the phase that was entered last."""
+
+    resolved: ResolvedPlan
+    current: int | None = None
+
+    def index_at(self, step: int) -> int:
+        """Index of the phase that rules a step of the schedule.
+
+        A scheduler lags behind where mixed precision skips steps, and must not fall back to a phase that is over.
+        """
+        return max(self.resolved.phase_at(step), self.current or 0)
+
+
 def resolve_plan(plan: TransferPlan, model: nn.Module, args: TrainingArguments, steps_per_epoch: int) -> ResolvedPlan:
     """Make a plan definite.
 
@@ -122,13 +151,17 @@ def resolve_plan(plan: TransferPlan, model: nn.Module, args: TrainingArguments, 
     plan.check_architecture(architecture)
     groups = wrap(model).layer_groups
     ends = phase_ends(plan.phases, steps_per_epoch, args.num_train_epochs, args.max_steps)
+    scheduler = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
     phases = []
     for phase, start, end in zip(plan.phases, (0, *ends), ends, strict=False):
-        warmup = args.get_warmup_steps(end - start) if phase.warmup is None else _warmup(phase.warmup, end - start)
-        scheduler = phase.lr_scheduler_type or str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
-        warmup = min(warmup, end - start - 1)  # a phase of warm-up alone would end where it should begin
+        if plan.schedule == "run":
+            warmup = 0 if start else args.get_warmup_steps(ends[-1])
+        else:
+            steps = end - start
+            warmup = args.get_warmup_steps(steps) if phase.warmup is None else _warmup(phase.warmup, steps)
+            warmup = min(warmup, steps - 1)  # a phase of warm-up alone would end where it should begin
         rate = args.learning_rate if phase.learning_rate is None else phase.learning_rate
-        phases.append(PhaseSteps(phase, start, end, scheduler, warmup, rate))
+        phases.append(PhaseSteps(phase, start, end, phase.lr_scheduler_type or scheduler, warmup, rate))
     return ResolvedPlan(
         plan,
         architecture,
@@ -188,157 +221,5 @@ def phase_ends(
     return tuple(ends)
 
 
-def make_scheduler(resolved: ResolvedPlan, optimizer: Any, scheduler_kwargs: Any) -> Any:
-    """The learning-rate schedule of a run: each phase has its own warm-up and decay, in one scheduler.
-
-    One scheduler for all phases has no state but the step count, so that resuming cannot lose it.
-
-    Raises:
-        PlanError: A plan of several phases uses a schedule that is not a function of the step.
-    """
-    factors = [_phase_factor(phase, scheduler_kwargs) for phase in resolved.phases]
-    if None in factors:
-        only = resolved.phases[0]
-        if len(resolved.phases) == 1:
-            return get_scheduler(only.lr_scheduler_type, optimizer, only.warmup_steps, only.steps, scheduler_kwargs)
-        kinds = ", ".join(sorted({phase.lr_scheduler_type for phase in resolved.phases}))
-        raise PlanError(
-            f"The schedule ({kinds}) depends on more than the step and works in plans of one phase only. Use linear, "
-            "cosine, constant, constant_with_warmup or polynomial."
-        )
-    return LambdaLR(optimizer, [_group_factor(group, resolved, factors) for group in resolved.optimizer_groups])
-
-
-def _group_factor(
-    group: OptimizerGroup, resolved: ResolvedPlan, factors: Sequence[Callable[[int], float] | None]
-) -> Callable[[int], float]:
-    def factor(step: int) -> float:
-        index = resolved.phase_at(step)
-        rate = group.learning_rates[index]
-        phase_factor = factors[index]
-        if rate is None or phase_factor is None:
-            return 0.0
-        return rate / group.learning_rate * phase_factor(step - resolved.phases[index].start)
-
-    return factor
-
-
-def _phase_factor(phase: PhaseSteps, scheduler_kwargs: Any) -> Callable[[int], float] | None:
-    """The multiplier of a transformers schedule, from one made for a throw-away optimizer; None if there is none.
-
-    Schedules with a least rate (`min_lr`) count it against the rate of the optimizer that they are made for.
-    """
-    blank = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=phase.learning_rate)
-    scheduler = get_scheduler(phase.lr_scheduler_type, blank, phase.warmup_steps, phase.steps, scheduler_kwargs)
-    return scheduler.lr_lambdas[0] if isinstance(scheduler, LambdaLR) else None
-
-
 def _warmup(warmup: float, steps: int) -> int:
     return math.ceil(warmup * steps) if warmup < 1 else int(warmup)
-
-
-class PhaseCallback(TrainerCallback):
-    """Freeze and unfreeze at phase borders, and prove after each phase that what was frozen did not change."""
-
-    def __init__(self, resolved: ResolvedPlan, model: nn.Module) -> None:
-        self.resolved = resolved
-        self.model = model
-        self.current: int | None = None
-        self.learning_rates: dict[str, float] = {}
-        self._freezer = Freezer(model)
-        self._frozen: dict[str, str] = {}
-        self._trained: dict[str, str] = {}
-        self._checked = True
-
-    @property
-    def phase_name(self) -> str:
-        """Name of the current phase."""
-        return self.resolved.phases[self.current or 0].phase.name
-
-    @property
-    def number(self) -> int:
-        """Number of the current phase, from 1; a number, since trackers such as TensorBoard take no text."""
-        return (self.current or 0) + 1
-
-    def enter(self, step: int) -> None:
-        """Freeze for the phase of a step; must run before the model is wrapped or prepared."""
-        index = self.resolved.phase_at(step)
-        if index == self.current:
-            return
-        self.current = index
-        phase = self.resolved.phases[index].phase
-        self._state = phase_freeze_state(self.model, self.resolved.groups, phase)
-        self._freezer.apply(self._state)
-        self._frozen = digests(frozen_tensors(self.model, self._state))
-        self._trained = digests(self._trained_tensors())
-        self._checked = step >= self.resolved.phases[-1].end  # a finished run that is resumed trains nothing
-        logger.info("Phase %d of %d, %r, from step %d.", index + 1, len(self.resolved.phases), phase.name, step)
-
-    def restore(self) -> None:
-        """Give the model back as it was before the first phase, its weights excepted."""
-        self._freezer.restore()
-        self.current = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.enter(state.global_step)
-        self._set_weight_decay(kwargs["optimizer"])
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.resolved.phase_at(state.global_step) != self.current:
-            self.enter(state.global_step)
-            self._set_weight_decay(kwargs["optimizer"])
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        rates = {g["name"]: float(g["lr"]) for g in kwargs["optimizer"].param_groups}
-        # A layer group may hold parameters of several phases: the rate of those that are trained counts.
-        self.learning_rates = {group.name: 0.0 for group in self.resolved.groups}
-        for group in self.resolved.optimizer_groups:
-            if group.learning_rates[self.current or 0] is not None:
-                self.learning_rates[self.resolved.groups[group.layer_group].name] = rates[group.name]
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        # Here and not at the end of the training: load_best_model_at_end replaces the weights before on_train_end.
-        if self.current is not None and state.global_step == self.resolved.phases[self.current].end:
-            self._check()
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if control.should_training_stop:  # early stopping decides in this event, before the best model is loaded
-            self._check()
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if not (args.load_best_model_at_end and state.best_model_checkpoint):
-            self._check()
-
-    def _check(self) -> None:
-        if self._checked or self.current is None:
-            return
-        self._checked = True
-        check_unchanged(self._frozen, digests(frozen_tensors(self.model, self._state)), self.phase_name)
-        moved = {n for n, digest in digests(self._trained_tensors()).items() if digest != self._trained[n]}
-        still = [g.name for g in self.resolved.groups if self._is_still(g, moved)]
-        if still:
-            logger.warning("Trained groups did not move in phase %r: %s.", self.phase_name, ", ".join(still))
-
-    def _is_still(self, group: LayerGroup, moved: Collection[str]) -> bool:
-        trained = [name for name in group.parameter_names if name in self._trained]
-        return bool(trained) and not any(name in moved for name in trained)
-
-    def _trained_tensors(self) -> dict[str, torch.Tensor]:
-        return {name: p.data for name, p in self.model.named_parameters() if name in self._state.trained}
-
-    def _set_weight_decay(self, optimizer: Any) -> None:
-        decays = {group.name: group.weight_decays[self.current or 0] for group in self.resolved.optimizer_groups}
-        for group in optimizer.param_groups:
-            group["weight_decay"] = decays[group["name"]]

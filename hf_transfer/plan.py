@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 NormMode = Literal["eval", "train"]
+Schedule = Literal["phase", "run"]
 Init = Literal["pretrained", "random"]
 
 
@@ -26,8 +27,8 @@ class Phase:
     Attributes:
         name: Shown in logs, tables and the card.
         train: Selector of what is trained: "head", "all", "last:K" (the head and the last K other groups), "blocks:K"
-            (the last K blocks and all behind them), "from:NAME", "only:NAME", "only:I-J", "norm", "bias", "re:REGEX",
-            or a tuple of these.
+            (the last K blocks and all behind them), "from:NAME", "only:NAME", "only:I-J", "part:first",
+            "part:middle" or "part:last" (a third of the blocks), "norm", "bias", "re:REGEX", or a tuple of these.
         epochs: Length in epochs; None takes `num_train_epochs` of the training arguments.
         max_steps: Length in optimizer steps instead of epochs.
         learning_rate: Peak learning rate of pretrained layers; None takes `learning_rate` of the training arguments.
@@ -43,6 +44,8 @@ class Phase:
         lr_scheduler_type: Name of a transformers scheduler; None takes that of the training arguments.
         norm: What batch normalisation does in trained groups: "eval" keeps the pretrained statistics (the default:
             it is better on small data and small batches), "train" adapts them. In frozen groups it is always "eval".
+        reset_optimizer: Forget the optimizer's state (Adam's moments) when the phase begins. False by default: moments
+            of parameters that an earlier phase trained are carried over.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Phase:
     warmup: float | None = None
     lr_scheduler_type: str | None = None
     norm: NormMode = "eval"
+    reset_optimizer: bool = False
 
     def __post_init__(self) -> None:
         train: Any = self.train  # JSON has lists
@@ -68,6 +72,8 @@ class Phase:
             raise PlanError(f"Phase {self.name!r}: give epochs or max_steps, not both.")
         if self.norm not in ("eval", "train"):
             raise PlanError(f'Phase {self.name!r}: norm is "eval" or "train", found {self.norm!r}.')
+        if not isinstance(self.reset_optimizer, bool):
+            raise PlanError(f"Phase {self.name!r}: reset_optimizer is true or false, found {self.reset_optimizer!r}.")
         if self.max_steps is not None and (not isinstance(self.max_steps, int) or isinstance(self.max_steps, bool)):
             raise PlanError(f"Phase {self.name!r}: max_steps is a whole number, found {self.max_steps!r}.")
         for field_name in ("epochs", "max_steps", "learning_rate", "head_lr_ratio", "layer_decay"):
@@ -119,12 +125,15 @@ class TransferPlan:
         init: "pretrained" keeps the model's weights, "random" draws new ones before the first phase.
         architecture: If set, the only architecture that the plan may be used for, as in
             `hf_transfer.registry.architecture_name`; set in the `transfer_plan.json` of a run.
+        schedule: "phase" gives each phase its own warm-up and decay, "run" lays one warm-up and decay over all phases,
+            those of the training arguments; each phase's rates are then the peaks that the schedule scales.
     """
 
     phases: tuple[Phase, ...]
     recipe: str = "custom"
     init: Init = "pretrained"
     architecture: str | None = None
+    schedule: Schedule = "phase"
 
     def __post_init__(self) -> None:
         phases: Any = self.phases
@@ -138,9 +147,20 @@ class TransferPlan:
             raise PlanError(f"Phases need different names, found {names}.")
         if self.init not in ("pretrained", "random"):
             raise PlanError(f'init is "pretrained" or "random", found {self.init!r}.')
+        self._check_schedule()
         if not isinstance(self.recipe, str) or not isinstance(self.architecture, str | None):
             raise PlanError(
                 f"A plan's recipe and architecture are text, found {self.recipe!r} and {self.architecture!r}."
+            )
+
+    def _check_schedule(self) -> None:
+        if self.schedule not in ("phase", "run"):
+            raise PlanError(f'schedule is "phase" or "run", found {self.schedule!r}.')
+        own = [p.name for p in self.phases if p.warmup is not None or p.lr_scheduler_type is not None]
+        if self.schedule == "run" and own:
+            raise PlanError(
+                'With schedule="run" warm-up and schedule are those of the training arguments; take warmup and '
+                f"lr_scheduler_type out of the phases {', '.join(own)}."
             )
 
     def describe(self, model: nn.Module, learning_rate: float | None = None) -> str:
@@ -180,6 +200,7 @@ class TransferPlan:
             "recipe": self.recipe,
             "init": self.init,
             "architecture": self.architecture,
+            "schedule": self.schedule,
             "phases": [phase.to_dict() for phase in self.phases],
         }
 

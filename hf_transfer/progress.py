@@ -33,6 +33,7 @@ class PhaseProgressCallback(ProgressCallback):
     ) -> None:
         if self.training_bar is not None and logs and "phase" in logs:
             self.training_bar.set_description(self.phase_names[int(logs["phase"]) - 1])
+            self.training_bar.total = state.max_steps  # smaller where a phase stopped early
         super().on_log(args, state, control, logs=short_logs(logs or {}), **kwargs)
 
 

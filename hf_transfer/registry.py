@@ -47,6 +47,8 @@ class ModelWrapper:
         model: The model itself, unchanged.
         layer_groups: From input to output; every parameter is in exactly one.
         source: "registered", "timm" or "inferred": how the groups were found.
+        shared_parameters: Name of each parameter that is used in several places, and the other names that it has
+            there. It belongs to the group that runs first.
     """
 
     source: ClassVar[str] = "registered"
@@ -59,13 +61,31 @@ class ModelWrapper:
         names = [name for name, _ in model.named_parameters()]
         if not names:
             raise LayerGroupError(f"{type(model).__name__} has no parameters, so there is nothing to train or freeze.")
-        drafts = [draft for draft in self.draft_groups() if draft.parameter_names]
+        self.shared_parameters = shared_parameters(model)
+        drafts = with_shared_parameters_first(self.draft_groups(), self.shared_parameters)
+        drafts = [draft for draft in drafts if draft.parameter_names]
         modules = owned_modules(model, drafts)
         self.layer_groups = tuple(
             LayerGroup(index, draft.name, draft.role, tuple(draft.parameter_names), tuple(modules[index]))
             for index, draft in enumerate(drafts)
         )
         check_partition(self.layer_groups, names)
+        for name, others in self.shared_parameters.items():
+            home = next(group.name for group in self.layer_groups if name in group.parameter_names)
+            logger.info("%s is shared with %s; it belongs to the group %s.", name, ", ".join(others), home)
+
+    @property
+    def unused_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that are known never to get a gradient, such as a mask token of the pretraining.
+
+        `hf_transfer.unused_parameters.find_unused_parameters` finds them on any model by a forward pass.
+        """
+        return ()
+
+    @classmethod
+    def fits(cls, model: nn.Module) -> bool:
+        """Whether the wrapper knows this model; the groups of one that it does not know are inferred."""
+        return True
 
     def draft_groups(self) -> list[GroupDraft]:
         """Return the groups from input to output; empty ones are dropped."""
@@ -164,12 +184,13 @@ def select(model: nn.Module, selector: Selector, granularity: Granularity = "blo
 
 def registry_key(model: nn.Module) -> str:
     """The registered type that fits a model: its transformers model type, its class name, "timm" or "inferred"."""
+    _load_wrappers()
     model_type = getattr(getattr(model, "config", None), "model_type", None)
-    grouped_by_timm = callable(getattr(getattr(model, "timm_model", model), "group_matcher", None))
-    for key in (model_type, type(model).__name__):
-        if isinstance(key, str) and key in _WRAPPERS:
-            return key if key != TIMM_WRAPPER or grouped_by_timm else INFERRED
-    return TIMM if grouped_by_timm else INFERRED
+    keys = (key for key in (model_type, type(model).__name__) if isinstance(key, str) and key in _WRAPPERS)
+    inner = getattr(model, "timm_model", model)
+    of_timm = any(cls.__module__.startswith("timm.") for cls in type(inner).__mro__)
+    key = next(keys, TIMM if of_timm or callable(getattr(inner, "group_matcher", None)) else INFERRED)
+    return key if _WRAPPERS[key].fits(model) else INFERRED
 
 
 def architecture_name(model: nn.Module) -> str:
@@ -202,6 +223,26 @@ def norm_parameter_names(model: nn.Module) -> frozenset[str]:
         for module_name, module in norm_modules(model)
         for name, _ in module.named_parameters(recurse=False)
     )
+
+
+def shared_parameters(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Parameters with several names: the one in `named_parameters()`, and the others."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {first: tuple(others) for first, *others in names.values() if others}
+
+
+def with_shared_parameters_first(drafts: Sequence[GroupDraft], shared: dict[str, tuple[str, ...]]) -> list[GroupDraft]:
+    """Put each shared parameter, under its first name, into the first group that holds any of its names."""
+    first_name = {other: name for name, others in shared.items() for other in (name, *others)}
+    placed: set[str] = set()
+    kept: list[GroupDraft] = []
+    for draft in drafts:
+        names = list(dict.fromkeys(first_name.get(name, name) for name in draft.parameter_names))
+        kept.append(GroupDraft(draft.name, draft.role, [n for n in names if n not in placed]))
+        placed.update(name for name in names if name in shared)
+    return kept
 
 
 def owned_modules(model: nn.Module, drafts: Sequence[GroupDraft]) -> list[list[str]]:

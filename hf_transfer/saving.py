@@ -11,9 +11,6 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from hf_transfer.errors import PlanError
-from hf_transfer.plan import TransferPlan
-
 PLAN_FILE = "transfer_plan.json"
 _TIMM_PREFIX = "timm_model."
 
@@ -77,21 +74,3 @@ def restore_weights(model: nn.Module, checkpoint: str | Path) -> None:
     dtype = next(model.parameters()).dtype
     stored = type(model).from_pretrained(checkpoint, config=copy.deepcopy(model.config), dtype=dtype)
     model.load_state_dict(stored.state_dict())
-
-
-def check_plan_of_checkpoint(plan: TransferPlan, checkpoint: str | Path) -> None:
-    """Refuse to resume a run whose plan was another one: optimizer state is matched by position.
-
-    Raises:
-        PlanError: Names what differs.
-    """
-    path = Path(checkpoint) / PLAN_FILE
-    if not path.is_file():
-        return
-    theirs = TransferPlan.load(path)
-    differing = [key for key in ("phases", "init") if getattr(plan, key) != getattr(theirs, key)]
-    if differing:
-        raise PlanError(
-            f"{path.parent.name} was saved under another plan; different: {', '.join(differing)}. Resume with the "
-            f"plan in its {PLAN_FILE} (--plan), or start a new run in another output folder."
-        )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +14,47 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_optimizer import is_optimizer_factory
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hf_transfer.checkpoint_trainer import CheckpointTrainer
+from hf_transfer.checkpoints import checkpoint_steps, last_complete
+from hf_transfer.early_stopping import PhaseStopping
 from hf_transfer.errors import NonFiniteLossError, PlanError
+from hf_transfer.exact_evaluation import ExactEvaluationTrainer
+from hf_transfer.freezing import named_parameters
 from hf_transfer.initialise import draw_random_weights
-from hf_transfer.losses import is_transformers_model, uses_num_items_in_batch
+from hf_transfer.interrupts import InterruptCallback
+from hf_transfer.losses import (
+    LogitsLoss,
+    is_transformers_model,
+    keys_beside_logits,
+    takes_labels,
+    uses_num_items_in_batch,
+)
 from hf_transfer.memory_format import set_memory_format
+from hf_transfer.micro_batches import has_float_labels, micro_batch_weights
 from hf_transfer.optimizer_groups import torch_groups
-from hf_transfer.phases import PhaseCallback, ResolvedPlan, make_scheduler, resolve_plan, total_steps
+from hf_transfer.phase_callback import PhaseCallback
+from hf_transfer.phases import PhaseClock, ResolvedPlan, resolve_plan, total_steps
 from hf_transfer.plan import TransferPlan
 from hf_transfer.progress import use_phase_progress
 from hf_transfer.publishing_trainer import PublishingTrainer
-from hf_transfer.saving import (
-    PLAN_FILE,
-    check_plan_of_checkpoint,
-    complete_timm_config,
-    is_timm_wrapper,
-    restore_weights,
-    strip_timm_prefix,
+from hf_transfer.registry import wrap
+from hf_transfer.replicas import copy_from_first_rank, rebuild_reducer, unused_of_samples
+from hf_transfer.resuming import Resumption, RunState, load_training_state, read_resumption, run_state
+from hf_transfer.saving import PLAN_FILE
+from hf_transfer.schedules import make_scheduler, set_rates
+from hf_transfer.training_args import (
+    TransferArguments,
+    agreed_plan,
+    check_model,
+    check_processes,
+    warn_of_missing_fsdp,
 )
-from hf_transfer.training_args import TransferArguments, check_processes, plan_from_arguments
+
+logger = logging.getLogger(__name__)
 
 
-class TransferTrainer(PublishingTrainer):
+class TransferTrainer(CheckpointTrainer, ExactEvaluationTrainer, PublishingTrainer):
     """A drop-in for `transformers.Trainer` that trains by a transfer plan.
 
     Without a plan or recipe it behaves as `Trainer` does, loss by loss, save that the loss is right under gradient
@@ -77,13 +97,17 @@ class TransferTrainer(PublishingTrainer):
         args = TransferArguments(output_dir="tmp_trainer") if args is None else args
         self.args: TrainingArguments
         self.data_collator: Any
+        self.compute_loss_func: Callable[..., torch.Tensor] | None
         self.model_accepts_loss_kwargs: bool
         self.optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
-        self.plan = _agreed_plan(plan, args)
-        self.resolved_plan: ResolvedPlan | None = None
+        self.plan = agreed_plan(plan, args)
+        self.data_fingerprint: str | None = None
         self._phase_callback: PhaseCallback | None = None
+        self.interrupts = InterruptCallback(self._any_process)
+        self._stopping = PhaseStopping()
         self._micro_batch_weights: Iterator[float] = iter(())
-        self._resuming = False
+        self._run_state: RunState | None = None
+        self._resumption: Resumption | None = None
         if self.plan is not None:
             if optimizers != (None, None):
                 raise PlanError("A plan makes its own optimizer: give either plan or optimizers, not both.")
@@ -108,29 +132,58 @@ class TransferTrainer(PublishingTrainer):
         unwrapped = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         if self.model_accepts_loss_kwargs and not uses_num_items_in_batch(unwrapped):
             self.model_accepts_loss_kwargs = False
+        if not takes_labels(unwrapped):
+            self.label_names = self.args.label_names or ["labels"]
+            self.compute_loss_func = self.compute_loss_func or LogitsLoss(self.args.label_smoothing_factor)
         if args.remove_unused_columns and _has_transform(train_dataset, eval_dataset):
             # Keep the columns that the transform reads (https://github.com/huggingface/transformers/issues/22119) and
             # drop unused ones from what it returns.
             self.data_collator = self._get_collator_with_removed_columns(self.data_collator)
             self.args = _replaced(self.args, remove_unused_columns=False)
+        warn_of_missing_fsdp(self.accelerator, args)
         if self.plan is not None:
+            check_model(self.model)
+            self.add_callback(self.interrupts)
             use_phase_progress(self, [phase.name for phase in self.plan.phases])
         elif getattr(args, "memory_format", "default") == "channels_last":
             set_memory_format(self.model, "channels_last")
+
+    @property
+    def resolved_plan(self) -> ResolvedPlan | None:
+        """The plan made definite for this model and run; None before the training, and without a plan."""
+        return None if self._phase_callback is None else self._phase_callback.clock.resolved
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None
     ) -> Any:
         """Train; arguments and result are those of `transformers.Trainer.train`.
 
+        `resume_from_checkpoint=True` takes the last checkpoint that is complete. With a plan, SIGINT and SIGTERM
+        finish the step, save a checkpoint and raise `InterruptedTrainingError`.
+
         Raises:
             NonFiniteLossError: The loss became NaN or infinite; checkpoints saved before are kept.
             FrozenChangedError: A frozen tensor changed.
+            ReplicasDifferError: The processes do not hold the same weights.
+            InterruptedTrainingError: A signal stopped the run.
+            PlanError: The checkpoint is of another plan, model or set of training data.
         """
-        self._resuming = bool(resume_from_checkpoint)
-        try:
+        if resume_from_checkpoint is True:
+            last = last_complete(self.args.output_dir)
+            resume_from_checkpoint = True if last is None else str(last)  # Trainer says that there is none
+        if self.plan is None:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        size, rate = self.get_total_train_batch_size(self.args), self.args.learning_rate
+        self._run_state = run_state(self.plan, self.model, self.train_dataset, size, rate, self.data_fingerprint)
+        self._resumption = None
+        if isinstance(resume_from_checkpoint, str):
+            may_change = getattr(self.args, "allow_plan_change", False)
+            self._resumption = read_resumption(resume_from_checkpoint, self._run_state, may_change)
+        try:
+            with self.interrupts:
+                return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         finally:
+            self.is_in_train = False
             if self._phase_callback is not None:
                 self._phase_callback.restore()
 
@@ -148,15 +201,64 @@ class TransferTrainer(PublishingTrainer):
         if self._phase_callback is not None:
             self._phase_callback.restore()
             self.remove_callback(self._phase_callback)
-        # Trainer keeps the optimizer of an earlier train(), or of a try with a larger batch (auto_find_batch_size).
+        # Trainer keeps optimizer and wrapper of an earlier train(), or of a try with a larger batch.
         self.optimizer, self.lr_scheduler = None, None
-        if self.plan.init == "random" and not self._resuming:
+        if not self.is_deepspeed_enabled:
+            self.model_wrapped = self.model
+        if self.plan.init == "random" and self._resumption is None:
             draw_random_weights(self.model, args.seed)
         set_memory_format(self.model, getattr(args, "memory_format", "default"))
-        self.resolved_plan = resolve_plan(self.plan, self.model, args, steps_per_epoch)
-        self._phase_callback = PhaseCallback(self.resolved_plan, self.model)
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            # As DDP does, but before frozen tensors are hashed.
+            copy_from_first_rank(dict(named_parameters(self.model)) | dict(self.model.named_buffers()))
+        resolved = resolve_plan(self.plan, self.model, args, steps_per_epoch)
+        if self._resumption is not None:
+            resolved = self._resumption.place(resolved)
+        unused = self._settle_unused_parameters()
+        self._phase_callback = PhaseCallback(PhaseClock(resolved), self.model, self._begin_phase, unused)
         self.add_callback(self._phase_callback)
-        return self.resolved_plan
+        self._restore_stopping(resolved)
+        return resolved
+
+    def _settle_unused_parameters(self) -> tuple[str, ...]:
+        """The parameters that never get a gradient: declared, and found for DDP, which need not search then."""
+        unused = wrap(self.model).unused_parameters
+        handler = self.accelerator.ddp_handler
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled or self.is_distributed_loading_by_transformers
+        if self.args.world_size > 1 and handler is not None and not sharded:
+            found = unused_of_samples(self.model, self.train_dataset, self.data_collator, self.args.device)
+            if found is not None and self.args.ddp_find_unused_parameters is None:
+                handler.find_unused_parameters = False
+            unused = tuple(dict.fromkeys((*unused, *(found or ()))))
+        if unused:
+            logger.warning("These parameters never get a gradient and stay frozen: %s.", ", ".join(unused))
+        return unused
+
+    def _restore_stopping(self, resolved: ResolvedPlan) -> None:
+        resumed = self._resumption
+        inside = resumed is not None and resumed.step != resolved.phases[resolved.phase_at(resumed.step)].start
+        if resumed is not None and inside:
+            self._stopping.begin_phase(self._callbacks, resumed.state.best_of_phase, resumed.state.patience)
+        else:
+            self._stopping.begin_phase(self._callbacks)
+
+    def _begin_phase(self) -> None:
+        """Prepare for other trained parameters, between two steps."""
+        rebuild_reducer(self.model_wrapped, self.accelerator.ddp_handler)
+        self._stopping.begin_phase(self._callbacks)
+
+    @property
+    def _callbacks(self) -> list[Any]:
+        callbacks: list[Any] = self.callback_handler.callbacks
+        return callbacks
+
+    def _any_process(self, flag: bool) -> bool:
+        """Whether a flag is set in any process of the run; all must ask."""
+        if self.args.world_size == 1:
+            return flag
+        if flag:
+            self.accelerator.set_trigger()
+        return bool(self.accelerator.check_trigger())
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimizer, with the plan's groups if there is a plan."""
@@ -184,18 +286,19 @@ class TransferTrainer(PublishingTrainer):
         """Make the learning-rate schedule: the plan's phases one after the other, if there is a plan."""
         if self.resolved_plan is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
+        assert self._phase_callback is not None
         self.lr_scheduler = make_scheduler(
-            self.resolved_plan, optimizer or self.optimizer, self.args.lr_scheduler_kwargs
+            self._phase_callback.clock, optimizer or self.optimizer, self.args.lr_scheduler_kwargs
         )
         return self.lr_scheduler
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Collect the batches of one optimizer step, and note how much of it each one is."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.model_accepts_loss_kwargs and _has_float_labels(batches) and is_transformers_model(self.model):
+        if self.model_accepts_loss_kwargs and has_float_labels(batches) and is_transformers_model(self.model):
             # Losses for several labels and for regression ignore num_items_in_batch.
             self.model_accepts_loss_kwargs, num_items = False, None
-        self._micro_batch_weights = iter(_micro_batch_weights(batches))
+        self._micro_batch_weights = iter(micro_batch_weights(batches))
         return batches, num_items
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -220,41 +323,68 @@ class TransferTrainer(PublishingTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Evaluate as Trainer does; during training, a loss that is not finite stops the run before it is saved."""
-        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        loss = metrics.get(f"{metric_key_prefix}_loss")
-        if self.is_in_train and isinstance(loss, float) and not math.isfinite(loss):
-            what = f"{metric_key_prefix}_loss"
-            raise NonFiniteLossError(self._non_finite_message(what, loss, self.state.global_step))
+        phases = self._phase_callback if self.is_in_train else None
+        if phases is None:
+            return self._evaluate_finite(eval_dataset, ignore_keys, metric_key_prefix)
+        phases.synchronise_buffers()
+        stopped_before = self.control.should_training_stop
+        with self._stopping.judging(self._callbacks, self.state):
+            metrics = self._evaluate_finite(eval_dataset, ignore_keys, metric_key_prefix)
+        self._stopping.note(metrics, self.args)
+        stops = self.control.should_training_stop and not stopped_before and self._stopping.asked(self._callbacks)
+        if stops and phases.end_early(self.state.global_step):
+            self.control.should_training_stop = False
+            self.state.max_steps = phases.clock.resolved.phases[-1].end
         return metrics
 
+    def prediction_step(
+        self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """Predict as Trainer does; of models with several heads only the logits that they answer with."""
+        ignore_keys = keys_beside_logits(self.model) if ignore_keys is None else ignore_keys
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+    def _evaluate_finite(self, eval_dataset: Any, ignore_keys: list[str] | None, prefix: str) -> dict[str, float]:
+        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, prefix)
+        loss = metrics.get(f"{prefix}_loss")
+        if self.is_in_train and isinstance(loss, float) and not math.isfinite(loss):
+            raise NonFiniteLossError(self._non_finite_message(f"{prefix}_loss", loss, self.state.global_step))
+        return metrics
+
+    def complete_checkpoint(self, folder: Path) -> None:
+        """Write beside Trainer's files what resuming needs to know of the plan."""
+        if self._run_state is not None and self._phase_callback is not None:
+            self._present_state(self._run_state).save(folder)
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save as Trainer does; a timm model so that timm can load it, too, and the plan beside the weights."""
-        complete_timm_config(self.model, self.processing_class)
-        token, self.args.hub_token = self.args.hub_token, None  # Trainer pickles its arguments beside the weights
-        try:
-            super()._save(output_dir, state_dict)
-        finally:
-            self.args.hub_token = token
-        if not self.args.should_save:
+        """Save, and the plan beside the weights."""
+        super()._save(output_dir, state_dict)
+        if self.args.should_save and self.plan is not None:
+            self.plan.save(Path(output_dir or str(self.args.output_dir)) / PLAN_FILE)
+
+    def _present_state(self, state: RunState) -> RunState:
+        assert self.resolved_plan is not None
+        starts = tuple(p.start for p in self.resolved_plan.phases if p.start <= self.state.global_step)
+        patience = self._stopping.patience(self._callbacks)
+        return replace(state, starts=starts, best_of_phase=self._stopping.best, patience=patience)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load the optimizer's state by name and shape; rates and schedule are those of the present arguments."""
+        resumed = self._resumption
+        if resumed is None or checkpoint is None or self.is_deepspeed_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
             return
-        folder = Path(output_dir or self.args.output_dir)
-        if is_timm_wrapper(self.model):
-            strip_timm_prefix(folder)
-        if self.plan is not None:
-            self.plan.save(folder / PLAN_FILE)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Load weights; Trainer's own way leaves out those that are stored under the names of transformers 4."""
-        if self.plan is not None:
-            check_plan_of_checkpoint(self.plan, resume_from_checkpoint)
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        restore_weights(self.model, resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        """Load the best checkpoint; see `_load_from_checkpoint`."""
-        super()._load_best_model()
-        if self.state.best_model_checkpoint is not None:
-            restore_weights(self.model, self.state.best_model_checkpoint)
+        if not resumed.exact:
+            set_rates(self.lr_scheduler, self.optimizer, resumed.step)
+        elif self.is_fsdp_enabled or self.is_distributed_loading_by_transformers:
+            scheduler: Any = self.lr_scheduler
+            rates = getattr(scheduler, "base_lrs", None)
+            super()._load_optimizer_and_scheduler(checkpoint)  # shards, matched by name in torch
+            scheduler.base_lrs = rates
+            set_rates(scheduler, self.optimizer)
+        else:
+            resumed.check_schedule(self.lr_scheduler, self.args.learning_rate)
+            load_training_state(self.optimizer, self.lr_scheduler, checkpoint)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with one learning rate per layer group."""
@@ -267,7 +397,7 @@ class TransferTrainer(PublishingTrainer):
     def _non_finite_message(self, what: str, value: float, step: int) -> str:
         phase = f", phase {self._phase_callback.phase_name!r}" if self._phase_callback is not None else ""
         # A checkpoint of the present step holds the very weights that gave this loss.
-        earlier = sorted(n for n in _checkpoint_steps(self.args.output_dir) if n < self.state.global_step)
+        earlier = sorted(n for n in checkpoint_steps(self.args.output_dir) if n < self.state.global_step)
         kept = (
             f"The last good checkpoint is checkpoint-{earlier[-1]}" if earlier else "No good checkpoint had been saved"
         )
@@ -275,20 +405,6 @@ class TransferTrainer(PublishingTrainer):
             f"The {what} became {value} at step {step} (epoch {self.state.epoch or 0:.2f}{phase}). {kept} in "
             f"{self.args.output_dir}. Lower the learning rate, or look for broken images or labels in the data."
         )
-
-
-def _checkpoint_steps(folder: str | None) -> list[int]:
-    found = Path(folder or ".").glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-    return [int(path.name.rpartition("-")[2]) for path in found if path.name.rpartition("-")[2].isdigit()]
-
-
-def _agreed_plan(plan: TransferPlan | None, args: TrainingArguments) -> TransferPlan | None:
-    from_arguments = plan_from_arguments(args)
-    if plan is not None and from_arguments is not None:
-        raise PlanError(
-            "A plan and a recipe (or plan file) in the arguments contradict each other: give one of the two."
-        )
-    return plan if plan is not None else from_arguments
 
 
 def _replaced(args: TrainingArguments, **changes: Any) -> TrainingArguments:
@@ -302,22 +418,3 @@ def _has_transform(*datasets: Any) -> bool:
     """Whether a data set makes its columns on the fly."""
     flat = [d for item in datasets for d in (item.values() if isinstance(item, dict) else [item])]
     return any(isinstance(f := getattr(d, "format", None), dict) and f.get("type") == "custom" for d in flat)
-
-
-def _labels(batches: list[Any]) -> list[torch.Tensor]:
-    found = [batch.get("labels") if isinstance(batch, Mapping) else None for batch in batches]
-    tensors = [labels for labels in found if isinstance(labels, torch.Tensor)]
-    return tensors if len(tensors) == len(batches) else []
-
-
-def _has_float_labels(batches: list[Any]) -> bool:
-    return any(labels.is_floating_point() for labels in _labels(batches))
-
-
-def _micro_batch_weights(batches: list[Any]) -> list[float]:
-    """Each micro-batch's share of the labels, times the number of micro-batches; empty where all are of one size."""
-    sizes = [len(labels) if labels.is_floating_point() else int(labels.ne(-100).sum()) for labels in _labels(batches)]
-    total = sum(sizes)
-    if not total or len(set(sizes)) == 1:
-        return []
-    return [size * len(sizes) / total for size in sizes]

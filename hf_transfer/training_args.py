@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import nn
 from transformers import TrainingArguments
 
 from hf_transfer.errors import ArgumentError, PlanError
 from hf_transfer.plan import TransferPlan
 
+logger = logging.getLogger(__name__)
+
+_REENTRANT = (
+    "Reentrant activation checkpointing gives no gradient to layers behind a frozen part. Set use_reentrant to false "
+    "in activation_checkpointing_kwargs."
+)
 MemoryFormat = Literal["auto", "channels_last", "default"]
 
 
@@ -46,6 +55,14 @@ class TransferArguments(TrainingArguments):
         },
     )
 
+    allow_plan_change: bool = field(
+        default=False,
+        metadata={
+            "help": "Resume from a checkpoint of another plan or other data: the phases that both plans share are "
+            "kept, the next one is started fresh from the checkpoint's weights."
+        },
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.recipe_options, str):
@@ -76,26 +93,57 @@ def check_processes(plan: TransferPlan, args: TrainingArguments) -> None:
     """Check that a plan can be trained on the processes and devices of the run.
 
     Raises:
-        PlanError: `nn.DataParallel` would be used, the plan has several phases and the run several processes, or
-            activation checkpointing is of the reentrant kind.
+        PlanError: `nn.DataParallel` would be used, activation checkpointing is of the reentrant kind, FSDP1 flattens
+            parameters, or DeepSpeed would have to follow several phases.
     """
-    checkpointing = args.activation_checkpointing_kwargs or {}
-    if args.activation_checkpointing and checkpointing.get("use_reentrant"):
-        raise PlanError(
-            "Reentrant activation checkpointing gives no gradient to layers behind a frozen part. Set use_reentrant "
-            "to false in activation_checkpointing_kwargs."
-        )
+    if args.activation_checkpointing and (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+        raise PlanError(_REENTRANT)
     if args.n_gpu > 1:
         raise PlanError(
             "A plan cannot be trained with nn.DataParallel, which Trainer uses for several devices in one process. "
             "Start it with `accelerate launch`, or show one device only (CUDA_VISIBLE_DEVICES=0)."
         )
-    if args.world_size > 1 and len(plan.phases) > 1:
-        # Changing requires_grad after DDP has wrapped the model makes the ranks diverge without a word.
+    deepspeed = getattr(args, "deepspeed", None) or _is_set("ACCELERATE_USE_DEEPSPEED")
+    if deepspeed and len(plan.phases) > 1:
         raise PlanError(
-            f"A plan of several phases ({', '.join(phase.name for phase in plan.phases)}) can be trained in one "
-            f"process only, found {args.world_size}. Use one process, or a recipe of one phase such as last_blocks."
+            f"DeepSpeed divides the trained parameters once, before the first step, and would never step those that a "
+            f"later phase unfreezes; this plan has the phases {', '.join(phase.name for phase in plan.phases)}. Use a "
+            "recipe of one phase such as last_blocks, or FSDP or DDP instead of DeepSpeed."
         )
+    plugin = (getattr(args, "fsdp_plugin_args", None) or {}) if getattr(args, "fsdp", None) else {}
+    if plugin.get("fsdp_version", 2) == 1 and plugin.get("use_orig_params", True) is False:
+        raise PlanError(
+            "FSDP1 without use_orig_params flattens parameters and needs all of them trained, or none. Set "
+            "use_orig_params to true, or take FSDP2 (fsdp_version 2)."
+        )
+
+
+def check_model(model: nn.Module) -> None:
+    """Check that gradients reach what is trained behind a frozen part.
+
+    Raises:
+        PlanError: The model checkpoints its activations in the reentrant way.
+    """
+    for module in model.modules():
+        checkpoint = getattr(module, "_gradient_checkpointing_func", None)
+        is_on = getattr(module, "gradient_checkpointing", False)
+        if is_on and getattr(checkpoint, "keywords", {}).get("use_reentrant"):
+            raise PlanError(_REENTRANT)
+
+
+def warn_of_missing_fsdp(accelerator: Any, args: TrainingArguments) -> None:
+    """Say that FSDP was asked for and is not used; where there is no GPU accelerate takes DDP without a word."""
+    kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
+    if (_is_set("ACCELERATE_USE_FSDP") or getattr(args, "fsdp", None)) and kind != "FSDP":
+        logger.warning(
+            "FSDP was asked for, but accelerate runs %s: it knows no FSDP without a GPU or the like. Each process "
+            "holds the whole model and optimizer.",
+            kind,
+        )
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes", "y", "on")
 
 
 def plan_from_arguments(args: TrainingArguments) -> TransferPlan | None:
@@ -119,3 +167,18 @@ def plan_from_arguments(args: TrainingArguments) -> TransferPlan | None:
     if args.norm is not None and options.setdefault("norm", args.norm) != args.norm:
         raise ArgumentError(f"--norm {args.norm} contradicts recipe_options, which say norm {options['norm']!r}.")
     return recipes.get(args.recipe, **options)
+
+
+def agreed_plan(plan: TransferPlan | None, args: TrainingArguments) -> TransferPlan | None:
+    """The plan that is given, or the one that the arguments ask for.
+
+    Raises:
+        PlanError: Both are there.
+        ArgumentError: See `plan_from_arguments`.
+    """
+    from_arguments = plan_from_arguments(args)
+    if plan is not None and from_arguments is not None:
+        raise PlanError(
+            "A plan and a recipe (or plan file) in the arguments contradict each other: give one of the two."
+        )
+    return plan if plan is not None else from_arguments

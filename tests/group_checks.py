@@ -40,7 +40,12 @@ def check_modules(model: nn.Module, groups: Sequence[LayerGroup]) -> None:
             assert len({owner[n] for n in owner if _inside(n, home)}) > 1, name
 
 
-def check_order(model: nn.Module, groups: Sequence[LayerGroup], *inputs: torch.Tensor) -> None:
+def check_order(
+    model: nn.Module,
+    groups: Sequence[LayerGroup],
+    *inputs: torch.Tensor | dict[str, torch.Tensor],
+    unused: Sequence[str] = (),
+) -> None:
     """In a real forward pass all layers of a group start before any layer of the next group.
 
     The head may start before the whole neck has: that of a distilled model runs beside the neck of its second head.
@@ -51,7 +56,8 @@ def check_order(model: nn.Module, groups: Sequence[LayerGroup], *inputs: torch.T
         homes = {name.rpartition(".")[0] for name in group.parameter_names}
         if ran := [starts[home] for home in homes if home in starts]:
             by_group.append((group, ran))
-    assert len(by_group) == len(groups), "a group of which nothing runs"
+    running = [group for group in groups if not set(group.parameter_names) <= set(unused)]
+    assert len(by_group) >= len(running), "a group of which nothing runs"
     for (group, own), (following, later) in zip(by_group, by_group[1:], strict=False):
         started = min(own) if following.role == "head" else max(own)
         assert started < min(later), f"{following.name} starts before {group.name} has"
@@ -67,7 +73,7 @@ def check_coarser(fine: Sequence[LayerGroup], coarse: Sequence[LayerGroup]) -> N
     assert [coarse[index].role for index in order] == [group.role for group in fine]
 
 
-def first_runs(model: nn.Module, *inputs: torch.Tensor) -> dict[str, int]:
+def first_runs(model: nn.Module, *inputs: torch.Tensor | dict[str, torch.Tensor]) -> dict[str, int]:
     """Rank of the first run of each module in one forward pass in eval mode."""
     ranks: dict[str, int] = {}
 
@@ -76,7 +82,9 @@ def first_runs(model: nn.Module, *inputs: torch.Tensor) -> dict[str, int]:
 
     hooks = [m.register_forward_pre_hook(lambda _m, _a, n=n: note(n)) for n, m in model.named_modules()]
     with torch.no_grad():
-        model.eval()(*inputs)
+        model.eval()(
+            *(i for i in inputs if not isinstance(i, dict)), **next((i for i in inputs if isinstance(i, dict)), {})
+        )
     for hook in hooks:
         hook.remove()
     return ranks

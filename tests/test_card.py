@@ -320,6 +320,14 @@ def test_random_weights_are_no_fine_tuning() -> None:
     assert "Frozen:" not in card
 
 
+def test_an_architecture_without_weights_is_no_base_model() -> None:
+    """Trained from the name of an architecture: from scratch, with no base model and no licence."""
+    base = {"id": "timm:resnet18", "on_hub": False, "license": None, "random_weights": True}
+    card = render_card(changed(record(), base_model=base))
+    assert "trained from scratch" in card
+    assert not {"base_model", "base_model_relation", "license"} & set(metadata(card))
+
+
 def test_local_base_model_is_not_published_as_a_hub_id() -> None:
     """A folder's name is shown as text: as `base_model` it could be somebody else's model."""
     card = render_card(changed(record(), base_model={"id": "my-folder", "on_hub": False}))

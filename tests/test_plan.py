@@ -53,6 +53,7 @@ def test_the_defaults_of_a_phase() -> None:
         "warmup": None,
         "lr_scheduler_type": None,
         "norm": "eval",
+        "reset_optimizer": False,
     }
 
 

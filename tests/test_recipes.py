@@ -16,7 +16,20 @@ from hf_transfer.plan import TransferPlan, group_learning_rates
 from hf_transfer.registry import norm_parameter_names
 from tests import tiny
 
-NAMES = ("bias_only", "fine_tune", "from_scratch", "last_blocks", "linear_probe", "lp_ft", "norm_only")
+NAMES = (
+    "bias_only",
+    "bit_hyperrule",
+    "fine_tune",
+    "from_scratch",
+    "gradual_unfreeze",
+    "last_blocks",
+    "linear_probe",
+    "lp_ft",
+    "norm_only",
+    "surgical",
+    "svm",
+)
+REQUIRED: dict[str, dict[str, Any]] = {"bit_hyperrule": {"n_images": 1000, "image_size": 64}}
 
 
 def _trained(plan: TransferPlan, name: str = "vit") -> list[set[str]]:
@@ -29,8 +42,8 @@ def test_all_recipes_are_listed() -> None:
     """`names` gives what `get` knows, sorted, and each name is the function of that name."""
     assert recipes.names() == NAMES
     for name in NAMES:
-        assert recipes.get(name) == getattr(recipes, name)()
-        assert recipes.get(name).recipe == name
+        assert recipes.get(name, **REQUIRED.get(name, {})) == getattr(recipes, name)(**REQUIRED.get(name, {}))
+        assert recipes.get(name, **REQUIRED.get(name, {})).recipe == name
 
 
 @pytest.mark.parametrize("model_name", tiny.ALL_MODELS)
@@ -39,7 +52,7 @@ def test_every_recipe_fits_every_model(name: str, model_name: str) -> None:
     """All selectors of all recipes match something in every architecture, at rates that are positive."""
     model = tiny.ALL_MODELS[model_name]()
     groups = ht.wrap(model).layer_groups
-    plan = recipes.get(name)
+    plan = recipes.get(name, **REQUIRED.get(name, {}))
     for phase in plan.phases:
         chosen = select_groups(groups, phase.train, norm_parameter_names(model))
         assert {n for g in groups if g.role == "head" for n in g.parameter_names} <= {
@@ -52,16 +65,18 @@ def test_every_recipe_fits_every_model(name: str, model_name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_survives_json(name: str) -> None:
     """A recipe's plan can be written into transfer_plan.json and read back."""
-    plan = recipes.get(name)
+    plan = recipes.get(name, **REQUIRED.get(name, {}))
     assert TransferPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_is_documented(name: str) -> None:
-    """Each function says in its docstring what it trains, and all options have defaults."""
+    """Each function says in its docstring what it trains, and all options have defaults but for facts of the data."""
     function = getattr(recipes, name)
     assert inspect.getdoc(function)
-    assert all(p.default is not inspect.Parameter.empty for p in inspect.signature(function).parameters.values())
+    parameters = inspect.signature(function).parameters.values()
+    required = {p.name for p in parameters if p.default is inspect.Parameter.empty}
+    assert required == set(REQUIRED.get(name, {}))
 
 
 # --- what is trained ---------------------------------------------------------------------------------------------
@@ -106,6 +121,71 @@ def test_lp_ft() -> None:
     assert (probe.epochs, tune.epochs) == (1, 4)
     groups = ht.wrap(tiny.vit()).layer_groups
     assert [group_learning_rates(groups, phase, 0.0)[-1] for phase in (probe, tune)] == pytest.approx([2e-3, 2e-4])
+
+
+def test_gradual_unfreeze() -> None:
+    """The head, then one block more in each phase, then all; each block at 1/2.6 of the rate of the one behind it."""
+    plan = recipes.gradual_unfreeze(steps=2, epochs_per_phase=2, epochs=5, learning_rate=1e-3)
+    last, middle, first = (f"vit.layers.{i}" for i in (2, 1, 0))
+    assert _trained(plan) == [
+        {"head"},
+        {last, "neck", "head"},
+        {middle, last, "neck", "head"},
+        {"stem", first, middle, last, "neck", "head"},
+    ]
+    assert [phase.epochs for phase in plan.phases] == [2, 2, 2, 5]
+    rates = group_learning_rates(ht.wrap(tiny.vit()).layer_groups, plan.phases[-1], 0.0)
+    blocks = list(rates[1:4])
+    assert [blocks[i + 1] / blocks[i] for i in range(2)] == pytest.approx([2.6, 2.6])
+    assert rates[-1] / blocks[-1] == pytest.approx(2.6)
+    with pytest.raises(PlanError, match="steps is a positive whole number, found 0"):
+        recipes.gradual_unfreeze(steps=0)
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        ("first", {"stem", "vit.layers.0", "head"}),
+        ("middle", {"vit.layers.1", "head"}),
+        ("last", {"vit.layers.2", "neck", "head"}),
+    ],
+)
+def test_surgical(part: Any, expected: set[str]) -> None:
+    """A third of the blocks and the head; the ends with what lies before or behind them."""
+    assert _trained(recipes.surgical(part)) == [expected]
+
+
+def test_surgical_thirds_partition_the_blocks() -> None:
+    """In a network of 7 blocks the thirds are disjoint and together all of them; of few blocks none is empty."""
+    for count in (7, 2, 1):
+        groups = tuple(
+            LayerGroup(i, name, role, (f"{name}.weight",))
+            for i, (name, role) in enumerate([*((f"b{n}", "block") for n in range(count)), ("head", "head")])
+        )
+        thirds = [select_groups(groups, f"part:{part}")[:-1] for part in ("first", "middle", "last")]
+        assert all(thirds)
+        if count == 7:
+            assert [group.name for third in thirds for group in third] == [f"b{n}" for n in range(7)]
+
+
+@pytest.mark.parametrize(
+    ("n_images", "steps"),
+    [(19_999, (200, 100, 100, 100)), (20_000, (3000, 3000, 3000, 1000)), (500_000, (6000, 6000, 6000, 2000))],
+)
+def test_bit_hyperrule(n_images: int, steps: tuple[int, ...]) -> None:
+    """Length and borders are those of the BiT paper's rule; the rate falls to a tenth at each border."""
+    plan = recipes.bit_hyperrule(n_images, 32)
+    assert tuple(phase.max_steps for phase in plan.phases) == steps
+    assert [phase.learning_rate for phase in plan.phases] == pytest.approx([3e-3, 3e-4, 3e-5, 3e-6])
+    assert [bool(phase.warmup) for phase in plan.phases] == [True, False, False, False]
+    assert recipes.bit_resolution(95) == (160, 128) and recipes.bit_resolution(96) == (512, 480)
+    with pytest.raises(ArgumentError, match="n_images=\\(required\\)"):
+        recipes.get("bit_hyperrule")
+
+
+def test_svm_is_a_linear_probe() -> None:
+    """The plan of the SVM trains what that of the linear probe trains."""
+    assert _trained(recipes.svm()) == _trained(recipes.linear_probe())
 
 
 def test_bias_only_and_norm_only() -> None:

@@ -15,7 +15,6 @@ from torch import nn
 
 import hf_transfer as ht
 from hf_transfer import registry
-from hf_transfer.architectures.flat import ViTWrapper
 from hf_transfer.architectures.inferred import InferredWrapper
 from hf_transfer.architectures.layout import Layout, LayoutWrapper
 from hf_transfer.errors import ArgumentError, LayerGroupError, SelectorError, UnknownArchitectureError
@@ -29,6 +28,9 @@ from hf_transfer.registry import (
     registry_key,
 )
 from tests import tiny
+
+ht.list_wrappers()
+ViTWrapper = registry._WRAPPERS["vit"]
 
 
 class Net(nn.Module):
@@ -226,8 +228,9 @@ def test_supported_models_pass_strict(name: str) -> None:
     assert ht.wrap(tiny.ALL_MODELS[name](), strict=True).source == expected
 
 
-def test_strict_refuses_timm_models_that_would_be_inferred() -> None:
-    """A model without group_matcher is a guess, bare or inside TimmWrapper."""
+def test_strict_refuses_timm_models_that_would_be_inferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model without group_matcher or declared layout is a guess, bare or inside TimmWrapper."""
+    monkeypatch.setattr("hf_transfer.architectures.timm_models.LAYOUTS", {})
     wrapped = tiny.timm_wrapper("resnet18")
     wrapped.timm_model = timm.create_model("poolformerv2_s12", num_classes=3)
     for model in (wrapped, wrapped.timm_model):
@@ -236,8 +239,11 @@ def test_strict_refuses_timm_models_that_would_be_inferred() -> None:
             ht.wrap(model, strict=True)
 
 
-def test_a_wrapped_timm_model_without_group_matcher(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_wrapped_timm_model_that_nobody_groups(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Inside TimmWrapper such a model is inferred once, with the classifier that timm declares as head."""
+    monkeypatch.setattr("hf_transfer.architectures.timm_models.LAYOUTS", {})
     wrapped = tiny.timm_wrapper("resnet18")
     with torch.device("meta"):
         wrapped.timm_model = timm.create_model("caformer_s18", num_classes=3)
@@ -284,7 +290,7 @@ def test_the_groups_of_a_wrapper_are_checked() -> None:
 
 def test_repr_is_short() -> None:
     """The wrapper shows its class, the model's class, the number of groups and where they come from."""
-    assert repr(ht.wrap(tiny.vit())) == "ViTWrapper(ViTForImageClassification, 6 groups, registered)"
+    assert repr(ht.wrap(tiny.vit())) == "VitWrapper(ViTForImageClassification, 6 groups, registered)"
 
 
 def test_select_resolves_on_a_model() -> None:

@@ -289,7 +289,7 @@ def test_resuming_under_another_plan_is_refused(tmp_path: Path) -> None:
     trainer = ht.TransferTrainer(
         tiny.vit(), arguments(tmp_path), train_dataset=RandomImages(), plan=ht.recipes.fine_tune()
     )
-    with pytest.raises(PlanError, match=r"checkpoint-2 was saved under another plan; different: phases"):
+    with pytest.raises(PlanError, match=r"checkpoint-2 was saved under another plan.*were linear probe, are fine"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 
@@ -455,7 +455,8 @@ def test_early_stopping_and_best_model(tmp_path: Path) -> None:
         plan=ht.recipes.lp_ft(probe_epochs=1),
     )
     trainer.train()
-    assert trainer.state.epoch == 2
+    # The first evaluation of the second phase is its first best; the second is no better.
+    assert trainer.state.epoch == 3
     assert trainer.state.best_model_checkpoint is not None
 
 
@@ -518,8 +519,7 @@ def test_contradictions_are_refused(
 @pytest.mark.parametrize(
     ("processes", "devices", "plan", "refused"),
     [
-        (2, 1, ht.recipes.lp_ft(), "several phases"),
-        (2, 1, ht.recipes.fine_tune(), None),
+        (2, 1, ht.recipes.lp_ft(), None),
         (1, 2, ht.recipes.fine_tune(), "DataParallel"),
         (1, 1, ht.recipes.lp_ft(), None),
     ],
@@ -527,7 +527,7 @@ def test_contradictions_are_refused(
 def test_plans_that_ranks_cannot_follow_are_refused(
     processes: int, devices: int, plan: ht.TransferPlan, refused: str | None
 ) -> None:
-    """Several phases over several processes, and nn.DataParallel, are refused before anything is made."""
+    """nn.DataParallel is refused before anything is made; several phases over several processes are not."""
     args: Any = SimpleNamespace(
         world_size=processes,
         n_gpu=devices,

@@ -6,14 +6,18 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import transformers
+from accelerate.utils import DistributedDataParallelKwargs
 from timm.models import _manipulate
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers import Trainer
 
 import hf_transfer as ht
-from hf_transfer.architectures import timm_models
+from hf_transfer.architectures import timm_layouts
+from hf_transfer.checkpoints import TRAINER_STATE
 from tests import tiny
 from tests.training import RandomImages, arguments
 
@@ -27,7 +31,15 @@ def test_constructor_takes_what_trainer_takes() -> None:
 def test_overridden_methods_exist_and_take_the_same_arguments() -> None:
     """Each method that we override is there, and Trainer's own parameters fit ours."""
     public = ("create_optimizer", "create_scheduler", "set_initial_training_values", "get_batch_samples", "evaluate")
-    private = ("_save", "_load_from_checkpoint", "_load_best_model")
+    private = (
+        "_save",
+        "_save_checkpoint",
+        "_get_output_dir",
+        "_load_from_checkpoint",
+        "_load_best_model",
+        "_load_optimizer_and_scheduler",
+        "prediction_step",
+    )
     for name in ("train", *public, *private):
         theirs = list(inspect.signature(getattr(Trainer, name)).parameters)
         assert list(inspect.signature(getattr(ht.TransferTrainer, name)).parameters) == theirs
@@ -75,6 +87,37 @@ def test_step_events_come_in_the_order_that_phases_need(tmp_path: Path) -> None:
     assert seen == ["begin 0", "optimizer 0", "end 1 1", "evaluate"]
 
 
+def test_ddp_can_be_constructed_again_in_place() -> None:
+    """What `rebuild_reducer` deletes and hands on is there; only __init__ decides which gradients are averaged."""
+    parameters = inspect.signature(DistributedDataParallel.__init__).parameters
+    assert list(parameters)[1:4] == ["module", "device_ids", "output_device"]
+    assert "process_group" in parameters
+    source = inspect.getsource(DistributedDataParallel)
+    for name in ("reducer", "logger", "process_group", "device_ids", "output_device"):
+        assert f"self.{name} = " in source or f"self.{name}: " in source
+    handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+    assert set(handler.to_kwargs()) <= set(parameters)
+
+
+def test_checkpoints_are_written_below_the_output_folder_alone(tmp_path: Path) -> None:
+    """Trainer takes the place of a checkpoint from `_get_output_dir`, and writes its state last."""
+    seen: list[str] = []
+
+    class Elsewhere(Trainer):
+        def _get_output_dir(self, trial: Any) -> str:
+            return str(tmp_path / "elsewhere")
+
+        def _save_rng_state(self, output_dir: str) -> None:
+            super()._save_rng_state(output_dir)
+            seen.extend(path.name for path in Path(output_dir).iterdir())
+
+    args = arguments(tmp_path / "out", max_steps=1, save_strategy="steps", save_steps=1)
+    Elsewhere(tiny.vit(), args, train_dataset=RandomImages(8)).train()
+    assert not (tmp_path / "out" / "checkpoint-1").exists()
+    assert "optimizer.pt" in seen and TRAINER_STATE not in seen
+    assert (tmp_path / "elsewhere" / "checkpoint-1" / TRAINER_STATE).is_file()
+
+
 def test_timm_groups_names_by_patterns() -> None:
     """timm's private grouping gives names by number, and its mark for "joins the previous group" is ours."""
     grouped = _manipulate.group_with_matcher(
@@ -82,4 +125,33 @@ def test_timm_groups_names_by_patterns() -> None:
         {"stem": r"^stem", "blocks": r"^blocks\.(\d+)"},
     )
     assert dict(grouped) == {0: ["stem.w"], 1: ["blocks.0.w"], 2: ["blocks.1.w"], 3: ["head.w"]}
-    assert timm_models.MATCH_PREV_GROUP == _manipulate.MATCH_PREV_GROUP
+    assert timm_layouts.MATCH_PREV_GROUP == _manipulate.MATCH_PREV_GROUP
+
+
+def test_timm_adapts_weights_that_it_is_given() -> None:
+    """`pretrained_cfg_overlay` with a state_dict loads it through timm's own interpolation, and fetches nothing."""
+    source = timm.create_model("test_vit", num_classes=3)
+    overlay = {"state_dict": source.state_dict(), "num_classes": 3, "custom_load": False}
+    made = timm.create_model("test_vit", num_classes=3, img_size=96, pretrained=True, pretrained_cfg_overlay=overlay)
+    assert made.pos_embed.shape[1] < source.pos_embed.shape[1]
+    assert torch.equal(made.head.weight, source.head.weight)
+
+
+def test_timm_remembers_how_a_model_was_made() -> None:
+    """`get_model_args` gives the factory's arguments, with which a bare model can be made again."""
+    model = timm.create_model("resnet18", num_classes=3, channels=(8, 16, 24, 32), in_chans=1)
+    assert {"channels": (8, 16, 24, 32), "in_chans": 1}.items() <= timm.models.get_model_args(model).items()
+
+
+def test_loading_info_tells_what_is_new(tmp_path: Path) -> None:
+    """`output_loading_info` names missing keys, and mismatched ones first in their tuples."""
+    tiny.vit().save_pretrained(tmp_path)
+    model = type(tiny.vit())
+    options = {"num_labels": 5, "ignore_mismatched_sizes": True, "output_loading_info": True}
+    info = model.from_pretrained(tmp_path, **options)[1]
+    assert {key[0] for key in info["mismatched_keys"]} == {"classifier.weight", "classifier.bias"}
+    tiny.vit().vit.save_pretrained(tmp_path)
+    assert set(model.from_pretrained(tmp_path, **options)[1]["missing_keys"]) == {
+        "classifier.weight",
+        "classifier.bias",
+    }

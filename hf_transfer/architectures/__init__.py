@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from hf_transfer.architectures import flat, inferred, staged, timm_models
+from hf_transfer.architectures import flat, inferred, special, staged, timm_models
 
-__all__ = ["flat", "inferred", "staged", "timm_models"]
+__all__ = ["flat", "inferred", "special", "staged", "timm_models"]

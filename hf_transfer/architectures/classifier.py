@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 
 def classifier_paths(model: nn.Module) -> tuple[str, ...]:
-    """Module paths of a timm model's classifiers; empty for a model without a head, and for other models."""
+    """Module paths of a timm model's classifiers; empty for a model without a head, and for other models.
+
+    A batch normalisation inside the classifier (timm's `NormLinear`: LeViT, RepViT) is drawn anew with it, hence part
+    of it.
+    """
     named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     paths = (named,) if isinstance(named, str) else tuple(named)
-    if any(is_inside(name, paths) for name, _ in model.named_parameters()):
-        return paths
+    found = _timms_classifier(model)
+    several = isinstance(found, tuple | list)
+    modules = dict(model.named_modules())
+    names = [name for name, _ in model.named_parameters()]
+    # The configuration of some distilled models names one of their classifiers alone.
+    if several or not any(is_inside(name, paths) for name in names):
+        classifiers = [module for module in (found if several else [found]) if isinstance(module, nn.Module)]
+        paths += tuple(name for name, module in modules.items() if any(module is c for c in classifiers))
+    parents = [path.rpartition(".")[0] for path in paths]
+    whole = (up if type(modules.get(up)).__name__ == "NormLinear" else p for up, p in zip(parents, paths, strict=True))
+    return tuple(path for path in dict.fromkeys(whole) if any(is_inside(name, (path,)) for name in names))
+
+
+def _timms_classifier(model: nn.Module) -> Any:
+    """What timm's `get_classifier` returns: a module, several, or None."""
     getter = getattr(model, "get_classifier", None)
-    found = getter() if callable(getter) else None
-    classifiers = [m for m in (found if isinstance(found, tuple | list) else [found]) if isinstance(m, nn.Module)]
-    return tuple(name for name, module in model.named_modules() if any(module is c for c in classifiers))
+    try:
+        return getter() if callable(getter) else None
+    except AttributeError:  # without a head, EfficientViT (MSRA) and SHViT look for a layer inside an Identity
+        return None
 
 
 def inferred_classifier_paths(model: nn.Module, units: Sequence[str]) -> tuple[str, ...]:

@@ -1,49 +1,74 @@
-"""Architectures whose blocks are one flat list."""
+"""Architectures whose blocks are one flat list, each declared as data."""
 
 from __future__ import annotations
 
-from hf_transfer.architectures.layout import Layout, LayoutWrapper
-from hf_transfer.registry import register_wrapper
+from hf_transfer.architectures.layout import Layout, register_layout
+
+_CLASSIFIER = ("classifier",)
 
 
-@register_wrapper("vit")
-class ViTWrapper(LayoutWrapper):
-    """ViT."""
-
-    layout = Layout(stem=("vit.embeddings",), blocks="vit.layers.*", neck=("vit.layernorm",), head=("classifier",))
-
-
-@register_wrapper("dinov2")
-class Dinov2Wrapper(LayoutWrapper):
-    """DINOv2."""
-
-    layout = Layout(
-        stem=("dinov2.embeddings",),
-        blocks="dinov2.encoder.layer.*",
-        neck=("dinov2.layernorm",),
-        head=("classifier",),
+def _transformer(prefix: str, blocks: str, unused: tuple[str, ...] = (), **heads: tuple[str, ...]) -> Layout:
+    """A vision transformer: embeddings, layers, and a final norm, which some configurations put into a pooler."""
+    return Layout(
+        # A relative position bias that all layers share is computed before the first of them.
+        stem=tuple(
+            f"{prefix}.{part}" for part in ("embeddings", "shared_position_bias", "encoder.relative_position_bias")
+        ),
+        blocks=f"{prefix}.{blocks}.*",
+        neck=(f"{prefix}.layernorm", f"{prefix}.pooler"),
+        head=heads.get("head", _CLASSIFIER),
+        unused=tuple(f"{prefix}.{part}" for part in unused),
     )
 
 
-@register_wrapper("efficientnet")
-class EfficientNetWrapper(LayoutWrapper):
-    """EfficientNet; the last 1x1 convolution is pretrained, hence neck."""
+def _vision_tower(unused: tuple[str, ...] = ()) -> Layout:
+    """The image half of a model of images and texts; its `head` is a pretrained pooling, not the classifier."""
+    return Layout(
+        stem=("vision_model.embeddings", "vision_model.pre_layrnorm"),
+        blocks="vision_model.encoder.layers.*",
+        neck=("vision_model.post_layernorm", "vision_model.head"),
+        head=_CLASSIFIER,
+        unused=unused,
+    )
 
-    layout = Layout(
+
+FLAT = {
+    "beit": _transformer("beit", "layers", unused=("embeddings.mask_token",)),
+    # The classifier averages the patches as they are before the norm, which only the class token would pass.
+    "clip": _vision_tower(unused=("vision_model.post_layernorm",)),
+    "data2vec-vision": _transformer("data2vec_vision", "encoder.layer", unused=("embeddings.mask_token",)),
+    "deit": _transformer("deit", "layers", head=("classifier", "cls_classifier", "distillation_classifier")),
+    "dinov2": _transformer("dinov2", "encoder.layer", unused=("embeddings.mask_token",)),
+    "dinov2_with_registers": _transformer("dinov2_with_registers", "encoder.layer", unused=("embeddings.mask_token",)),
+    # The last 1x1 convolution is pretrained, hence neck.
+    "efficientnet": Layout(
         stem=("efficientnet.embeddings",),
         blocks="efficientnet.encoder.blocks.*",
         neck=("efficientnet.encoder.top_conv", "efficientnet.encoder.top_bn"),
-        head=("classifier",),
-    )
-
-
-@register_wrapper("mobilenet_v2")
-class MobileNetV2Wrapper(LayoutWrapper):
-    """MobileNetV2; the last 1x1 convolution is pretrained, hence neck."""
-
-    layout = Layout(
+        head=_CLASSIFIER,
+    ),
+    "ijepa": _transformer("ijepa", "layers"),
+    "imagegpt": Layout(
+        stem=("transformer.wte", "transformer.wpe"),
+        blocks="transformer.h.*",
+        neck=("transformer.ln_f",),
+        head=("score",),
+    ),
+    "metaclip_2": _vision_tower(unused=("vision_model.post_layernorm",)),
+    "mobilenet_v1": Layout(stem=("mobilenet_v1.conv_stem",), blocks="mobilenet_v1.layer.*", head=_CLASSIFIER),
+    # The last 1x1 convolution is pretrained, hence neck.
+    "mobilenet_v2": Layout(
         stem=("mobilenet_v2.conv_stem",),
         blocks="mobilenet_v2.layer.*",
         neck=("mobilenet_v2.conv_1x1",),
-        head=("classifier",),
-    )
+        head=_CLASSIFIER,
+    ),
+    # The classifier averages the patches itself and passes the pooling by.
+    "siglip": _vision_tower(unused=("vision_model.head",)),
+    "siglip2": _vision_tower(unused=("vision_model.head",)),
+    "vit": _transformer("vit", "layers", unused=("embeddings.mask_token",)),
+    "vit_msn": _transformer("vit", "layers", unused=("embeddings.mask_token",)),
+}
+
+for _model_type, _layout in FLAT.items():
+    register_layout(_model_type, layout=_layout)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
-from hf_transfer.errors import TransferError
+from hf_transfer.errors import InterruptedTrainingError, TransferError
 
 COMMANDS = {
     "train": "fine-tune an image classifier: load, check, train, evaluate, write checkpoint, card and figures",
@@ -25,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the program's name; None takes those of the process.
 
     Returns:
-        0 on success, 1 on a failure that was reported in one message on stderr, 2 on bad usage.
+        0 on success, 1 on a failure that was reported in one message on stderr, 2 on bad usage, 130 or 143 when SIGINT
+        or SIGTERM ended a training, which has saved a checkpoint.
     """
     arguments, debug = _split_debug(list(sys.argv[1:] if argv is None else argv))
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -43,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = importlib.import_module(f"hf_transfer.cli.{command}").run(rest)
         return status
+    except InterruptedTrainingError as error:
+        if os.environ.get("RANK", "0") == "0":
+            _complain(" ".join(str(error).split()))
+        return error.exit_code
     except Exception as error:
         if debug:
             raise

@@ -14,9 +14,11 @@ from hf_transfer import recipes
 from hf_transfer.cli.options import parse
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.errors import ArgumentError
+from hf_transfer.heads import unused_parameters
 from hf_transfer.models import load_structure
 from hf_transfer.plan import TransferPlan, align
 from hf_transfer.registry import ModelWrapper, architecture_name, wrap
+from hf_transfer.truncation import truncation_points
 
 
 @dataclass
@@ -24,7 +26,10 @@ class InspectOptions:
     """Which model, and under which plan."""
 
     model_name_or_path: str = field(
-        metadata={"help": "Hub id or local folder; only its configuration is read, no weights."}
+        metadata={
+            "help": "Hub id or local folder, of which only the configuration is read; or an architecture, such as "
+            "timm:resnet18 or transformers:vit."
+        }
     )
     model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the repository."})
     recipe: str | None = field(default=None, metadata={"help": "Recipe, one of: " + ", ".join(recipes.names())})
@@ -57,6 +62,8 @@ def run(argv: Sequence[str]) -> int:
         return 0
     terminal.heading(f"{architecture_name(model)}: {sum(p.numel() for p in model.parameters()):,} parameters")
     terminal.text(plan.describe(model, rate) if plan is not None else _table(model, wrapper))
+    if unused := unused_parameters(wrapper):
+        terminal.text(f"No forward pass uses: {', '.join(unused)}. They stay frozen.")
     return 0
 
 
@@ -86,6 +93,8 @@ def _as_dict(model: nn.Module, wrapper: ModelWrapper, plan: TransferPlan | None,
         "source": wrapper.source,
         "parameters": sum(counts.values()),
         "groups": groups,
+        "unused_parameters": list(unused_parameters(wrapper)),
+        "truncation_points": list(truncation_points(model)),
         "plan": plan.to_dict() if plan is not None else None,
         "learning_rate": rate if plan is not None else None,
     }

@@ -17,12 +17,29 @@ from hf_transfer.errors import ArgumentError, TransferError
 class ModelOptions:
     """Which model."""
 
-    model_name_or_path: str = field(metadata={"help": "Hub id or local folder of a transformers or timm classifier."})
+    model_name_or_path: str = field(
+        metadata={
+            "help": "Hub id or local folder of a transformers or timm classifier; or an architecture with random "
+            "weights, such as timm:resnet18 or transformers:vit."
+        }
+    )
     model_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of the model's Hub repository."}
     )
     image_size: int | None = field(
-        default=None, metadata={"help": "Side of the model's input in pixels. Default: what its processor says."}
+        default=None,
+        metadata={
+            "help": "Side of the model's input in pixels; position embeddings are interpolated. Default: what its "
+            "processor says."
+        },
+    )
+    num_channels: int | None = field(
+        default=None,
+        metadata={
+            "help": "Channels of the images: 1 (grey), 3 (RGB) or 4 (RGBA); the first convolution is made from the "
+            "pretrained one. Default: the model's.",
+            "choices": [1, 3, 4],
+        },
     )
     reset_head: bool = field(
         default=False,

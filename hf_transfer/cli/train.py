@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,19 @@ import torch
 
 from hf_transfer import recipes
 from hf_transfer.card import render_card, validate_metadata
+from hf_transfer.checkpoints import last_complete
 from hf_transfer.cli.evaluate import evaluate_split
 from hf_transfer.cli.images import load_images
 from hf_transfer.cli.options import ModelOptions, TrainDataOptions, parse
 from hf_transfer.cli.publish import report
 from hf_transfer.cli.record import make_record
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
-from hf_transfer.data import ImageData, collate, eval_transform, train_transform, with_image_size
+from hf_transfer.data import ImageData, collate, eval_transform, train_transform
 from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import make_compute_metrics
 from hf_transfer.evaluation.calibration import measure_calibration
 from hf_transfer.hub import check_target
-from hf_transfer.models import LoadedModel, check_image_size, load_for_training
+from hf_transfer.models import LoadedModel, load_for_training
 from hf_transfer.outputs import RunFolder, SplitResult, write_results
 from hf_transfer.plan import TransferPlan
 from hf_transfer.privacy import check_private
@@ -124,6 +126,8 @@ def train(job: Job) -> None:
     terminal.heading(f"Data: {data.name}")
     terminal.data(data)
     terminal.heading(f"What will be trained: {loaded.base.architecture}")
+    if loaded.base.random_weights:
+        terminal.text("No pretrained weights: this is an architecture's name, and all weights are random.")
     terminal.text(table)
     terminal.text(_lengths(plan, args))
     _train_and_write(job, trainer, data, loaded, folder.path, terminal)
@@ -134,6 +138,8 @@ def _train_and_write(
 ) -> None:
     terminal.heading("Training")
     started = time.perf_counter()
+    trainer.data_fingerprint = data.fingerprint
+    trainer.interrupts.advice = _how_to_resume(job)
     result = trainer.train(resume_from_checkpoint=job.args.resume_from_checkpoint)
     trained = time.perf_counter()
     trainer.save_model(_internal_call=True)  # not yet to the Hub: results and card are not there
@@ -164,17 +170,15 @@ def _train_and_write(
 
 def _load_model(job: Job, data: ImageData) -> LoadedModel:
     options = job.model
-    loaded = load_for_training(
+    return load_for_training(
         options.model_name_or_path,
         data.label_names,
         revision=options.model_revision,
         reset_head=options.reset_head,
         seed=job.args.seed,
+        image_size=options.image_size,
+        num_channels=options.num_channels,
     )
-    if options.image_size is None:
-        return loaded
-    check_image_size(loaded.model, options.image_size)
-    return replace(loaded, processor=with_image_size(loaded.processor, options.image_size))
 
 
 def _make_trainer(job: Job, data: ImageData, loaded: LoadedModel, compute_metrics: Any) -> TransferTrainer:
@@ -249,10 +253,26 @@ def _check_card(job: Job, data: ImageData, loaded: LoadedModel) -> None:
     validate_metadata(render_card(known.to_dict(), repo_id=job.args.hub_model_id))
 
 
+def _how_to_resume(job: Job) -> str:
+    """The command that goes on with an interrupted run; without the token, which belongs into no log."""
+    dropped, kept, skipping = ("--resume_from_checkpoint", "--overwrite_output_dir", "--hub_token"), [], False
+    for word in job.command:
+        if word.startswith("--"):
+            skipping = word.split("=")[0] in dropped
+        if not skipping:
+            kept.append(word)
+    command = shlex.join([*kept, "--resume_from_checkpoint", "true"])
+    if job.args.world_size > 1:
+        return f"Go on with accelerate launch, as before, and: {command.replace('hf-transfer', '-m hf_transfer', 1)}"
+    return f"Go on with: {command}"
+
+
 def _resume(value: str | None, folder: Path) -> str | bool | None:
     resume = {"true": True, "false": None, "": None}.get((value or "").lower(), value)
-    if resume is True and not list(folder.glob("checkpoint-*")):
-        raise ArgumentError(f"There is no checkpoint in {folder} to resume from. Leave --resume_from_checkpoint out.")
+    if resume is True and last_complete(folder) is None:
+        raise ArgumentError(
+            f"There is no complete checkpoint in {folder} to resume from. Leave --resume_from_checkpoint out."
+        )
     if isinstance(resume, str) and not Path(resume).is_dir():
         raise ArgumentError(f"There is no checkpoint folder {resume}. Give one, or `true` for the last in the output.")
     return resume

@@ -13,7 +13,7 @@ from __future__ import annotations
 from hf_transfer.data.image_data import ImageData, SkippedImage
 from hf_transfer.data.images import decode_image
 from hf_transfer.data.loading import load
-from hf_transfer.data.preprocessing import Preprocessing, with_image_size
+from hf_transfer.data.preprocessing import Preprocessing, with_image_size, with_num_channels
 from hf_transfer.data.transforms import collate, eval_transform, train_transform
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "load",
     "train_transform",
     "with_image_size",
+    "with_num_channels",
 ]

@@ -1,4 +1,4 @@
-"""Decoding of one image, of any mode that Pillow reads, into upright RGB with 8 bits a channel."""
+"""Decoding of one image, of any mode that Pillow reads, into an upright one with 8 bits a channel."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ImageValue: TypeAlias = Mapping[str, Any] | bytes | PIL.Image.Image | str | os.P
 _OBJECT = re.compile(r"<[\w.]+ object at 0x[0-9a-f]+>")
 
 
-def decode_image(value: ImageValue) -> PIL.Image.Image:
-    """Decode an image to upright RGB with 8 bits a channel.
+def decode_image(value: ImageValue, mode: str = "RGB") -> PIL.Image.Image:
+    """Decode an image to an upright one with 8 bits a channel.
 
     The pixels are those that `pipeline("image-classification")` sees: the EXIF rotation is applied, then
     `convert("RGB")`. So transparency is dropped and not blended with a background: the colours stored under
@@ -33,18 +33,19 @@ def decode_image(value: ImageValue) -> PIL.Image.Image:
     Args:
         value: Content of an image file, its path, an open Pillow image, or a mapping with "bytes" or "path" as
             `datasets` gives for an image that is not decoded.
+        mode: "RGB", or for models of one or four channels "L" or "RGBA".
 
     Raises:
         DataError: The file is missing, empty, damaged, no image, or larger than Pillow's limit against decompression
             bombs (`PIL.Image.MAX_IMAGE_PIXELS`). The message never holds a path.
     """
     if isinstance(value, PIL.Image.Image):
-        return _upright_rgb(value)
+        return _upright(value, mode)
     content = read_content(value)
     try:
         with PIL.Image.open(BytesIO(content)) as image:
             _check_pixels(image.width * image.height)
-            return _upright_rgb(image)
+            return _upright(image, mode)
     except DataError:
         raise
     # Pillow's plugins raise almost anything on damaged files: OSError, SyntaxError, struct.error, KeyError, ...
@@ -83,7 +84,7 @@ def _check_pixels(pixels: int) -> None:
         raise DataError(f"{pixels:,} pixels are more than {limit:,}, the limit against decompression bombs")
 
 
-def _upright_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+def _upright(image: PIL.Image.Image, mode: str) -> PIL.Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         image = _from_grey(np.asarray(image).astype(np.float64) * (255 / 65535))
@@ -91,7 +92,7 @@ def _upright_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
         image = _from_grey(_scaled(np.asarray(image).astype(np.float64), (255, 65535)))
     elif image.mode == "F":
         image = _from_grey(_scaled(np.nan_to_num(np.asarray(image).astype(np.float64)), (1, 255, 65535)))
-    return image.convert("RGB")
+    return image.convert(mode)
 
 
 def _scaled(pixels: npt.NDArray[np.float64], ranges: tuple[int, ...]) -> npt.NDArray[np.float64]:

@@ -18,6 +18,8 @@ from hf_transfer.errors import ArgumentError
 Resize = Literal["squash", "shortest_edge", "longest_edge", "none"]
 Crop = Literal["center", "none"]
 
+# Pillow's mode for images of so many channels.
+IMAGE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _PILLOW = {int(method): method.name.lower() for method in PIL.Image.Resampling}
 _TIMM_RESIZE: dict[str, Resize] = {"center": "shortest_edge", "squash": "squash", "border": "longest_edge"}
 
@@ -95,9 +97,18 @@ def is_timm(processor: Any) -> bool:
     return hasattr(processor, "data_config") and hasattr(processor, "val_transforms")
 
 
+def image_mode(processor: Any) -> str:
+    """Pillow's mode of the images that a processor takes: "RGB", "L" for one channel or "RGBA" for four."""
+    if is_timm(processor):
+        return IMAGE_MODES.get(processor.data_config["input_size"][0], "RGB")
+    mean = getattr(processor, "image_mean", None)
+    return IMAGE_MODES.get(len(mean), "RGB") if isinstance(mean, list | tuple) else "RGB"
+
+
 def output_size(processor: Any) -> tuple[int, int] | tuple[None, None]:
     """Height and width of what a processor makes, `(None, None)` if they depend on the image or it makes no images."""
-    made = [_process(processor, _plain_image(*size, 128)) for size in ((96, 64), (64, 96))]
+    mode = image_mode(processor)
+    made = [_process(processor, _plain_image(*size, 128, mode)) for size in ((96, 64), (64, 96))]
     sizes = {None if pixels is None else (int(pixels.shape[1]), int(pixels.shape[2])) for pixels in made}
     size = sizes.pop()
     return (None, None) if sizes or size is None else size
@@ -143,16 +154,79 @@ def with_image_size(processor: Any, image_size: int) -> Any:
     )
 
 
+def with_num_channels(processor: Any, channels: int) -> Any:
+    """A copy of an image processor for images of another number of channels.
+
+    One channel gets the average of the means and standard deviations, since its kernels are the sum over the old
+    channels; an opacity gets the average, too. The saved processor then takes images of that mode, which are converted
+    before: `processor(image.convert("L"))`. `pipeline("image-classification")` cannot be used, since it converts every
+    image to RGB.
+
+    Args:
+        processor: Of transformers, or its wrapper for timm; stays as it is.
+        channels: 1 (grey), 3 (red, green, blue) or 4 (and opacity).
+
+    Returns:
+        The copy; as for `with_image_size`, that for timm has `pretrained_cfg`.
+
+    Raises:
+        ArgumentError: No images have this number of channels, or the processor cannot make images of it.
+    """
+    if channels not in IMAGE_MODES:
+        raise ArgumentError(f"The number of channels is one of {', '.join(map(str, IMAGE_MODES))}; found {channels}.")
+    if image_mode(processor) == IMAGE_MODES[channels]:
+        return processor
+    if is_timm(processor):
+        settings = processor.data_config
+        mean, std = _for_channels(settings["mean"], channels), _for_channels(settings["std"], channels)
+        size = (channels, *settings["input_size"][1:])
+        return _timm_with(processor, {"input_size": size, "mean": mean, "std": std})
+    changed = copy.deepcopy(processor)
+    # Processors that do not normalise get numbers that change nothing, since their count tells the channels.
+    mean, std = (
+        getattr(processor, "image_mean", None) or (0.0,) * 3,
+        getattr(processor, "image_std", None) or (1.0,) * 3,
+    )
+    changed.image_mean, changed.image_std = list(_for_channels(mean, channels)), list(_for_channels(std, channels))
+    changed.do_convert_rgb = channels == 3
+    if channels == 1 and getattr(changed, "do_flip_channel_order", None):
+        changed.do_flip_channel_order = False
+    try:
+        made = _process(changed, _plain_image(64, 64, 128, IMAGE_MODES[channels]))
+    except (ValueError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+        raise ArgumentError(
+            f"{type(processor).__name__} cannot make images of {channels} channels ({str(error)[:100]}). Leave out "
+            "--num_channels; images are then converted to RGB."
+        ) from error
+    if made is None or made.shape[0] != channels:
+        raise ArgumentError(
+            f"{type(processor).__name__} makes no images of {channels} channels. Leave out --num_channels; images are "
+            "then converted to RGB."
+        )
+    return changed
+
+
+def _for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """The first three as they are, others the average of those that there are."""
+    average = round(sum(values) / len(values), 6)
+    kept = tuple(values) if channels > 1 and len(values) > 1 else ()
+    return (*kept, *[average] * channels)[:channels]
+
+
 def _timm_with_size(processor: Any, image_size: int) -> Any:
     channels = processor.data_config["input_size"][0]
-    settings = {**processor.data_config, "input_size": (channels, image_size, image_size)}
-    resized = type(processor)(pretrained_cfg=settings, architecture=getattr(processor, "architecture", None))
-    resized.pretrained_cfg = settings
-    return resized
+    return _timm_with(processor, {"input_size": (channels, image_size, image_size)})
 
 
-def _plain_image(height: int, width: int, value: int) -> PIL.Image.Image:
-    return PIL.Image.new("RGB", (width, height), (value, value, value))
+def _timm_with(processor: Any, changes: dict[str, Any]) -> Any:
+    settings = {**processor.data_config, **changes}
+    made = type(processor)(pretrained_cfg=settings, architecture=getattr(processor, "architecture", None))
+    made.pretrained_cfg = settings
+    return made
+
+
+def _plain_image(height: int, width: int, value: int, mode: str) -> PIL.Image.Image:
+    return PIL.Image.new(mode, (width, height), (value,) * len(mode) if len(mode) > 1 else value)
 
 
 def _process(processor: Any, image: PIL.Image.Image) -> torch.Tensor | None:
@@ -191,7 +265,7 @@ def _has_crop_pct(processor: Any) -> bool:
 def _normalisation(processor: Any, rescale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation as applied, from what becomes of black and of white."""
     stated = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
-    made = [_process(processor, _plain_image(64, 64, value)) for value in (0, 255)]
+    made = [_process(processor, _plain_image(64, 64, value, image_mode(processor))) for value in (0, 255)]
     # At the centre, since some processors put a border around small images.
     black, white = (None if image is None else _centre(image) for image in made)
     if black is None or white is None:

@@ -11,7 +11,7 @@ import torch
 from torchvision.transforms import InterpolationMode, v2
 
 from hf_transfer.data.images import decode_image
-from hf_transfer.data.preprocessing import Preprocessing, is_timm
+from hf_transfer.data.preprocessing import Preprocessing, image_mode, is_timm
 from hf_transfer.errors import ArgumentError, DataError
 
 Augmentation = Literal["none", "light", "standard"]
@@ -41,7 +41,7 @@ class EvalTransform:
             "pixel_values", float32 `(batch, channels, height, width)`, or a list of tensors where sizes differ, or
             whatever else the processor makes; "labels", a list of int.
         """
-        return _with_labels(process(self.processor, _decoded(batch)), batch)
+        return _with_labels(process(self.processor, _decoded(batch, self.processor)), batch)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class LightAugmentation:
 
     def __call__(self, batch: Batch) -> dict[str, Any]:
         """Transform rows; returns what `EvalTransform` does."""
-        made = process(self.processor, _decoded(batch))
+        made = process(self.processor, _decoded(batch, self.processor))
         # Flips and shifts only move pixels, so it is the same after normalisation, when the whole batch was resized.
         made["pixel_values"] = torch.stack([self._augment(pixels) for pixels in made["pixel_values"]])
         return _with_labels(made, batch)
@@ -96,7 +96,7 @@ class StandardAugmentation:
 
     def __call__(self, batch: Batch) -> dict[str, Any]:
         """Transform rows; returns what `EvalTransform` does."""
-        pixels = torch.stack([self._augment(image) for image in _decoded(batch)])
+        pixels = torch.stack([self._augment(image) for image in _decoded(batch, self.processor)])
         return _with_labels({"pixel_values": normalise(self.processor, pixels)}, batch)
 
 
@@ -199,11 +199,11 @@ def normalise(processor: Any, pixels: torch.Tensor) -> torch.Tensor:
     return _float32(made["pixel_values"])
 
 
-def _decoded(batch: Batch) -> list[PIL.Image.Image]:
-    images = []
+def _decoded(batch: Batch, processor: Any) -> list[PIL.Image.Image]:
+    images, mode = [], image_mode(processor)
     for row, value in enumerate(batch["image"]):
         try:
-            images.append(decode_image(value))
+            images.append(decode_image(value, mode))
         except DataError as error:
             name = batch["name"][row] if "name" in batch else f"in row {row} of the batch"
             raise DataError(

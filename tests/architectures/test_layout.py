@@ -10,7 +10,7 @@ from torch import nn
 from transformers import ViTConfig, ViTModel
 
 import hf_transfer as ht
-from hf_transfer.architectures.layout import Layout, LayoutWrapper
+from hf_transfer.architectures.layout import Layout, LayoutWrapper, register_layout
 from hf_transfer.errors import ArgumentError, LayerGroupError
 from tests import group_checks
 
@@ -145,3 +145,35 @@ def test_a_layout_is_checked(fields: dict[str, Any], message: str) -> None:
     Layout(**good)
     with pytest.raises(ArgumentError, match=message):
         Layout(**(good | fields))
+
+
+class Tied(nn.Module):
+    """The second block, which is defined first, shares its weight with the first one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 3)
+        self.blocks = nn.ModuleDict({"1": nn.Linear(2, 2), "0": nn.Linear(2, 2)})
+        self.blocks["0"].weight = self.blocks["1"].weight
+        self.embed = nn.Linear(2, 2)
+
+
+def test_shared_parameters_belong_to_the_group_that_runs_first() -> None:
+    """The first name of a tied weight is that of the later block, but the earlier block owns it; it is reported."""
+
+    class TiedWrapper(LayoutWrapper):
+        """The layout of `Tied`."""
+
+        layout = Layout(stem=("embed",), blocks="blocks.*", head=("fc",))
+
+    wrapper = TiedWrapper(Tied())
+    assert wrapper.shared_parameters == {"blocks.1.weight": ("blocks.0.weight",)}
+    groups = {group.name: group.parameter_names for group in wrapper.layer_groups}
+    assert set(groups["blocks.0"]) == {"blocks.1.weight", "blocks.0.bias"}
+    assert groups["blocks.1"] == ("blocks.1.bias",)
+
+
+def test_a_layout_registers_in_one_call() -> None:
+    """`register_layout` does for data what the decorator does for a class, and refuses the same."""
+    with pytest.raises(ArgumentError, match="Already registered: vit"):
+        register_layout("vit", layout=Layout(stem=("a",), blocks="b.*", head=("c",)))

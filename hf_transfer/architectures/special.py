@@ -1,0 +1,38 @@
+"""Architectures that are neither a flat list nor stages of blocks, and those that cannot be trained as classifiers."""
+
+from __future__ import annotations
+
+from hf_transfer.architectures.layout import Layout, register_layout
+from hf_transfer.errors import UnknownArchitectureError
+from hf_transfer.registry import GroupDraft, ModelWrapper, register_wrapper
+
+SPECIAL = {
+    # One list of self-attention layers runs `num_blocks` times between a cross-attention that reads the image and
+    # one that writes the answer; the latter is pretrained, hence neck.
+    "perceiver": Layout(
+        stem=("perceiver.input_preprocessor", "perceiver.embeddings", "perceiver.encoder.cross_attention"),
+        blocks="perceiver.encoder.self_attends.*",
+        neck=("perceiver.decoder",),
+        head=("perceiver.decoder.decoder.final_layer",),
+    ),
+}
+REFUSED = {
+    "shieldgemma2": "it has no classification head: its answer is read from the logits of the words Yes and No of a "
+    "language model, so there is nothing that maps features to your labels. Load another checkpoint, for example one "
+    "of SigLIP, whose image encoder it shares",
+}
+
+
+class RefusedWrapper(ModelWrapper):
+    """An architecture that is registered as an image classifier, but cannot be trained as one."""
+
+    def draft_groups(self) -> list[GroupDraft]:
+        reason = REFUSED[str(self.model.config.model_type)]  # type: ignore[union-attr]
+        raise UnknownArchitectureError(
+            f"{type(self.model).__name__} cannot be trained as an image classifier: {reason}."
+        )
+
+
+for _model_type, _layout in SPECIAL.items():
+    register_layout(_model_type, layout=_layout)
+register_wrapper(*REFUSED)(RefusedWrapper)

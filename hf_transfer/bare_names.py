@@ -1,0 +1,93 @@
+"""Bare architecture names, `timm:resnet18` or `transformers:vit`: a structure without any checkpoint."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import AutoConfig, TimmWrapperConfig, TimmWrapperImageProcessor
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
+from hf_transfer.data import with_image_size
+from hf_transfer.errors import ArgumentError, ModelError
+
+# What of timm's settings describes the architecture and its images, and not the weights that are not loaded.
+_KEPT_SETTINGS = (
+    *("input_size", "fixed_input_size", "pool_size", "interpolation", "crop_pct", "crop_mode", "mean", "std"),
+    *("first_conv", "classifier"),
+)
+_SOURCES = ("timm", "transformers")
+
+
+def is_bare_name(name: str) -> bool:
+    """Whether a name is `timm:NAME` or `transformers:MODEL_TYPE`."""
+    return name.partition(":")[0] in _SOURCES and ":" in name
+
+
+def bare_config(name: str, num_labels: int | None = None) -> Any:
+    """The configuration of an architecture, with its library's defaults.
+
+    Args:
+        name: `timm:NAME`, with or without the tag of a checkpoint, or `transformers:MODEL_TYPE`.
+        num_labels: None takes the library's default.
+
+    Raises:
+        ModelError: There is no such architecture, or it is no image classifier; names similar ones.
+    """
+    source, _, architecture = name.partition(":")
+    labels = {} if num_labels is None else {"num_labels": num_labels}
+    if source == "timm":
+        return _timm_config(architecture, labels)
+    if architecture not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+        raise _unknown(name, "an image classifier of transformers", MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
+    return AutoConfig.for_model(architecture, **labels)
+
+
+def bare_processor(config: Any) -> Any:
+    """The image processor that fits a configuration, with its class's defaults and the configuration's image size.
+
+    Raises:
+        ModelError: The architecture takes no images, or its processor makes none of its size.
+    """
+    if isinstance(config, TimmWrapperConfig):
+        return TimmWrapperImageProcessor(pretrained_cfg=config.pretrained_cfg, architecture=config.architecture)
+    try:
+        known = IMAGE_PROCESSOR_MAPPING[type(config)]
+    except KeyError as error:
+        raise ModelError(
+            f"There is no image processor for {config.model_type}; train a checkpoint that has one."
+        ) from error
+    make: Any = (known.get("torchvision") or known.get("pil")) if isinstance(known, dict) else known
+    processor = make()
+    size = getattr(getattr(config, "vision_config", config), "image_size", None)
+    side = size if isinstance(size, int) or size is None else size[0]
+    try:
+        return processor if side is None else with_image_size(processor, side)
+    except ArgumentError as error:
+        raise ModelError(str(error)) from error
+
+
+def _timm_config(architecture: str, labels: dict[str, int]) -> Any:
+    import timm
+
+    name = timm.models.split_model_name_tag(architecture)[0]
+    settings = timm.get_pretrained_cfg(architecture) if timm.is_model(name) else None
+    if settings is None:
+        raise _unknown(f"timm:{architecture}", "a model of timm", timm.list_models())
+    kept = {key: value for key, value in settings.to_dict().items() if key in _KEPT_SETTINGS and value is not None}
+    stated = {
+        "architecture": name,
+        "model_args": {},
+        "pretrained_cfg": kept,
+        "num_classes": settings.num_classes or 1000,
+    }
+    return TimmWrapperConfig.from_dict(stated, num_labels=labels.get("num_labels") or stated["num_classes"])
+
+
+def _unknown(name: str, what: str, known: Iterable[str]) -> ModelError:
+    source, _, wanted = name.partition(":")
+    similar = difflib.get_close_matches(wanted, list(known), n=3, cutoff=0.5)
+    hint = f" Similar: {', '.join(f'{source}:{each}' for each in similar)}." if similar else ""
+    return ModelError(f"{wanted!r} is not {what}.{hint} Give a name of {source}, a Hub id or a folder.")

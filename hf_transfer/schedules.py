@@ -1,0 +1,100 @@
+"""The learning-rate schedule of a run: one scheduler for all phases, a function of the step and of their borders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_scheduler
+
+from hf_transfer.errors import PlanError
+from hf_transfer.optimizer_groups import OptimizerGroup
+from hf_transfer.phases import PhaseClock, PhaseSteps
+
+
+def make_scheduler(clock: PhaseClock, optimizer: Any, scheduler_kwargs: Any) -> Any:
+    """Make the scheduler of a run; in plans with `schedule="phase"` each phase has its own warm-up and decay.
+
+    One scheduler for all phases has no state but the step count, so that resuming cannot lose it. It follows the
+    clock: a phase that begins early, because the one before it stopped, begins with its own rates.
+
+    Args:
+        clock: The phases, at any time.
+        optimizer: Its groups are those of the plan, in this order.
+        scheduler_kwargs: `lr_scheduler_kwargs` of the training arguments.
+
+    Raises:
+        PlanError: A plan of several phases uses a schedule that is not a function of the step.
+    """
+    factors = _run_factors(clock, scheduler_kwargs)
+    phases = clock.resolved.phases
+    if None in factors:
+        only = phases[0]
+        if len(phases) == 1:
+            return get_scheduler(only.lr_scheduler_type, optimizer, only.warmup_steps, only.steps, scheduler_kwargs)
+        kinds = ", ".join(sorted({phase.lr_scheduler_type for phase in phases}))
+        raise PlanError(
+            f"The schedule ({kinds}) depends on more than the step and works in plans of one phase only. Use linear, "
+            "cosine, constant, constant_with_warmup or polynomial."
+        )
+    return LambdaLR(optimizer, [_group_factor(group, clock, factors) for group in clock.resolved.optimizer_groups])
+
+
+def set_rates(scheduler: Any, optimizer: Any, step: int | None = None) -> None:
+    """Give each optimizer group the rate that the schedule has now.
+
+    Args:
+        scheduler: From `make_scheduler`; schedules that are no function of the step are left alone.
+        optimizer: Whose groups are set.
+        step: Where the schedule is put first; None leaves it where it is.
+    """
+    if not isinstance(scheduler, LambdaLR):
+        return
+    if step is not None:
+        scheduler.last_epoch = step
+        scheduler._step_count = step + 1
+    lambdas: Any = scheduler.lr_lambdas
+    rates: list[Any] = [
+        base * factor(scheduler.last_epoch) for base, factor in zip(scheduler.base_lrs, lambdas, strict=True)
+    ]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
+
+
+def _group_factor(
+    group: OptimizerGroup, clock: PhaseClock, factors: Sequence[Callable[[int], float] | None]
+) -> Callable[[int], float]:
+    def factor(step: int) -> float:
+        index = clock.index_at(step)
+        rate = group.learning_rates[index]
+        phase_factor = factors[index]
+        if rate is None or phase_factor is None:
+            return 0.0
+        phase = clock.resolved.phases[index]
+        over_the_run = clock.resolved.plan.schedule == "run"
+        position = step + phase.shift if over_the_run else max(step - phase.start, 0)
+        return rate / group.learning_rate * phase_factor(position)
+
+    return factor
+
+
+def _run_factors(clock: PhaseClock, scheduler_kwargs: Any) -> list[Callable[[int], float] | None]:
+    """For each phase the multiplier of its peak rates; phases of one schedule over the run share its shape."""
+    phases = clock.resolved.phases
+    if clock.resolved.plan.schedule == "phase":
+        return [_factor(phase, phase.warmup_steps, phase.steps, scheduler_kwargs) for phase in phases]
+    planned = phases[-1].end + phases[-1].shift
+    return [_factor(phase, phases[0].warmup_steps, planned, scheduler_kwargs) for phase in phases]
+
+
+def _factor(phase: PhaseSteps, warmup: int, steps: int, scheduler_kwargs: Any) -> Callable[[int], float] | None:
+    """The multiplier of a transformers schedule, from one made for a throw-away optimizer; None if there is none.
+
+    Schedules with a least rate (`min_lr`) count it against the rate of the optimizer that they are made for.
+    """
+    blank = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=phase.learning_rate)
+    scheduler = get_scheduler(phase.lr_scheduler_type, blank, warmup, steps, scheduler_kwargs)
+    return scheduler.lr_lambdas[0] if isinstance(scheduler, LambdaLR) else None

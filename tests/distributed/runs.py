@@ -1,0 +1,95 @@
+"""Runs that are made in one process and in two, to be compared; shared by the tests and by what they launch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback
+
+import hf_transfer as ht
+from tests import tiny
+from tests.training import RandomImages, arguments
+
+GLOBAL_BATCH = 8
+# Borders inside an epoch of 4 steps, one of them at a fraction of it.
+GRADUAL = ht.TransferPlan(
+    (
+        ht.Phase("head", "head", max_steps=3),
+        ht.Phase("one block", "blocks:1", max_steps=2, layer_decay=0.9),
+        ht.Phase("two blocks", "blocks:2", epochs=0.75, layer_decay=0.9),
+        ht.Phase("all", "all", max_steps=4, layer_decay=0.9),
+    )
+)
+
+
+def world_size() -> int:
+    """Processes of the run that this process belongs to."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def make_model(name: str, dropout: float = 0.0) -> nn.Module:
+    """A model whose weights are the same in every process."""
+    torch.manual_seed(0)
+    return tiny.vit(hidden_dropout_prob=dropout) if name == "vit" else tiny.TRANSFORMERS_MODELS[name]()
+
+
+def options(**changes: Any) -> dict[str, Any]:
+    """Arguments of a run that sees the same images in each step, however many processes there are."""
+    accumulation = changes.get("gradient_accumulation_steps", 1)
+    size = GLOBAL_BATCH // world_size() // accumulation
+    return {
+        "per_device_train_batch_size": size,
+        "use_cpu": True,
+        "seed": 3,
+        "lr_scheduler_type": "linear",
+        "max_grad_norm": 1.0,
+    } | changes
+
+
+def make_trainer(
+    model: nn.Module, folder: Path, plan: ht.TransferPlan, callbacks: Any = (), **changes: Any
+) -> ht.TransferTrainer:
+    """A trainer on 32 random images."""
+    args = arguments(folder, **options(**changes))
+    return ht.TransferTrainer(model, args, train_dataset=RandomImages(), plan=plan, callbacks=list(callbacks))
+
+
+def digest(model: nn.Module) -> str:
+    """Hash of all weights and buffers."""
+    found = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        found.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    return found.hexdigest()
+
+
+class PhaseEnds(TrainerCallback):
+    """Collects the digest of the model whenever a phase ends."""
+
+    def __init__(self) -> None:
+        self.digests: list[str] = []
+        self.trainer: ht.TransferTrainer | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        assert self.trainer is not None and self.trainer.resolved_plan is not None
+        if state.global_step in {phase.end for phase in self.trainer.resolved_plan.phases}:
+            self.digests.append(digest(model))
+
+
+def gradual(model_name: str, optim: str, folder: Path, **changes: Any) -> dict[str, Any]:
+    """Train gradually; returns the weights, the digests at each phase's end, and the losses."""
+    model, ends = make_model(model_name), PhaseEnds()
+    rate = 1e-2 if optim == "sgd" else 1e-3
+    defaults = {"optim": optim, "learning_rate": rate, "ddp_find_unused_parameters": False}
+    trainer = make_trainer(model, folder, GRADUAL, [ends], **(defaults | changes))
+    ends.trainer = trainer
+    trainer.train()
+    held = {n for n, p in model.named_parameters() if p in trainer.optimizer.optimizer.state}
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    handler = trainer.accelerator.ddp_handler
+    found = {"weights": model.state_dict(), "digests": ends.digests, "losses": losses, "held": sorted(held)}
+    return found | {"find unused": handler is not None and handler.find_unused_parameters}
