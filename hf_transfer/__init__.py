@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from hf_transfer.errors import TransferError
     from hf_transfer.features import extract_features
     from hf_transfer.freezing import frozen
+    from hf_transfer.hub.publishing import publish
     from hf_transfer.layers import LayerGroup
     from hf_transfer.optimizer_groups import param_groups
     from hf_transfer.plan import Phase, TransferPlan
@@ -37,6 +38,7 @@ __all__ = [
     "frozen",
     "list_wrappers",
     "param_groups",
+    "publish",
     "recipes",
     "register_wrapper",
     "select",
@@ -58,6 +60,7 @@ _HOME = {
     "frozen": "freezing",
     "list_wrappers": "registry",
     "param_groups": "optimizer_groups",
+    "publish": "hub.publishing",
     "register_wrapper": "registry",
     "select": "registry",
     "truncate": "truncation",

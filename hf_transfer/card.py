@@ -15,10 +15,18 @@ from urllib.parse import quote
 import jinja2
 
 from hf_transfer import card_tables as tables
-from hf_transfer.card_metadata import hub_dataset, initial_weights, is_repo_id, make_metadata, validate_metadata
+from hf_transfer.card_metadata import (
+    hub_base,
+    hub_dataset,
+    initial_weights,
+    make_metadata,
+    merge_metadata,
+    validate_metadata,
+)
 from hf_transfer.errors import ArgumentError, OutputError
 from hf_transfer.evaluation import EvaluationReport
 from hf_transfer.privacy import check_private
+from hf_transfer.repo_ids import is_repo_id
 from hf_transfer.run_record import write_atomically
 
 __all__ = ["CARD_NAME", "render_card", "validate_metadata", "write_card"]
@@ -67,6 +75,7 @@ def render_card(
         timm_source=f"hf-hub:{repo_id}" if repo_id else "local-dir:path/to/this/folder",
         init=initial_weights(record),
         base_name=_base_name(record),
+        lineage=None if record["base_model"]["on_hub"] else hub_base(record),
         data_name=_data_name(record),
         plan=record["training"]["plan"],
         labels=record["data"]["label_names"],
@@ -93,7 +102,8 @@ def write_card(
 ) -> Path:
     """Write `README.md` into a folder, whole or not at all.
 
-    What stands in an existing card between `<!-- user:start -->` and `<!-- user:end -->` is kept.
+    What stands in an existing card between `<!-- user:start -->` and `<!-- user:end -->` is kept, and so are the keys
+    of its metadata that do not tell of the run; see `merge_metadata`.
 
     Args:
         folder: An existing folder.
@@ -113,9 +123,14 @@ def write_card(
     """
     check_private(record)
     path = Path(folder) / CARD_NAME
-    users_text = _users_text(path)
+    existing = _existing(path)
+    users_text = _users_text(path, existing)
     present = {name: figure for name, figure in figures.items() if (path.parent / figure).is_file()}
     card = render_card(record, repo_id=repo_id, figures=present, license=license, limitations=limitations)
+    if existing:
+        head, body = card.removeprefix("---\n").split("\n---\n", 1)
+        merged = merge_metadata(head + "\n", existing, keep_license=license is None)
+        card = f"---\n{merged.strip()}\n---\n{body}"
     validate_metadata(card)
     write_atomically(path, card.replace(_USER_BLOCK, f"{_USER_START}{users_text}{_USER_END}", 1))
     return path
@@ -182,14 +197,18 @@ def _fenced(text: str, language: str) -> str:
     return f"{fence}{language}\n{text}\n{fence}"
 
 
-def _users_text(path: Path) -> str:
-    """What an existing card holds between the two marks, with the line breaks around it."""
+def _existing(path: Path) -> str:
+    """The card that will be replaced; empty if there is none."""
     try:
-        card = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return "\n"
+        return ""
     except (OSError, ValueError) as error:
         raise OutputError(f"The existing card {path} cannot be read: {error}. Move it away.") from error
+
+
+def _users_text(path: Path, card: str) -> str:
+    """What an existing card holds between the two marks, with the line breaks around it."""
     _, start, rest = card.partition(_USER_START)
     text, end, _ = rest.partition(_USER_END)
     if bool(start) != bool(end):

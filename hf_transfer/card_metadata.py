@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import METRIC_TITLES
 from hf_transfer.privacy import check_private
+from hf_transfer.repo_ids import is_repo_id
 
 TASK = "image-classification"
 _METADATA = re.compile(r"\A---\n(.*?)\n---(?:\n|\Z)", re.DOTALL)
@@ -20,7 +21,6 @@ _METADATA = re.compile(r"\A---\n(.*?)\n---(?:\n|\Z)", re.DOTALL)
 _HUB_METRICS = {"accuracy": "accuracy", "macro_f1": "f1", "brier_score": "brier_score"}
 # The Hub's list of licences grows, and huggingface_hub has no copy of it: only the form can be checked.
 _LICENSE = re.compile(r"[a-z0-9]+(?:[.+-][a-z0-9]+)*")
-_REPO_ID = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/)?[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
 _RELATIONS = ("finetune", "adapter", "merge", "quantized")
 _PLACEHOLDER = re.compile(
     r"\W*(?:todo|tbd|fixme|n/a|none|null|placeholder|more information needed|unknown dataset)\W*",
@@ -35,6 +35,7 @@ _TEXTS = (
     "base_model_relation",
     "model_name",
 )
+_OF_THE_RUN = ("library_name", "pipeline_tag", "base_model", "base_model_relation", "metrics", "model-index")
 _LISTS = ("tags", "metrics", "datasets")
 
 
@@ -54,7 +55,7 @@ def make_metadata(record: Mapping[str, Any], model_name: str, license: str | Non
     """
     base, training = record["base_model"], record["training"]
     hub_id = hub_dataset(record)
-    derived = initial_weights(record) == "pretrained" and base["on_hub"]
+    derived_from = hub_base(record)
     results = _eval_results(record)
     measured = [name for report in record["evaluation"].values() for name in report["metrics"]]
     return ModelCardData(
@@ -68,8 +69,8 @@ def make_metadata(record: Mapping[str, Any], model_name: str, license: str | Non
             *(["generated_from_trainer"] if training.get("steps") else []),
         ],
         license=_license(record, license),
-        base_model=base["id"] if derived else None,
-        base_model_relation="finetune" if derived else None,
+        base_model=derived_from["id"] if derived_from else None,
+        base_model_relation="finetune" if derived_from else None,
         datasets=[hub_id] if hub_id is not None else None,
         metrics=list(dict.fromkeys(_HUB_METRICS[name] for name in measured if name in _HUB_METRICS)) or None,
         model_name=model_name if results else None,
@@ -85,15 +86,45 @@ def initial_weights(record: Mapping[str, Any]) -> str | None:
     return None if plan is None else str(plan["plan"]["init"])
 
 
+def hub_base(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The model on the Hub, "id" and "revision", from whose weights the run started, be it by way of local folders."""
+    if initial_weights(record) != "pretrained":
+        return None
+    base = record["base_model"]
+    found = base if base["on_hub"] else base.get("lineage")
+    return found if found and is_repo_id(found["id"]) else None
+
+
+def merge_metadata(ours: str, existing_card: str, keep_license: bool) -> str:
+    """The metadata of a card that is written again: ours, with what a user added to the card that is there.
+
+    Args:
+        ours: YAML of the new metadata.
+        existing_card: The whole card that will be replaced.
+        keep_license: The licence in the existing card wins.
+
+    Returns:
+        YAML. Tags and data sets are those of both; results, metrics, base model, library and task are ours alone, as
+        they tell of the run; every other key of the existing card is kept.
+    """
+    try:
+        theirs = _parsed(existing_card)
+    except ArgumentError:
+        return ours
+    merged = dict(yaml.safe_load(ours))
+    before = dict(merged)
+    for key, value in theirs.items():
+        if key in ("tags", "datasets") and isinstance(value, list):
+            merged[key] = list(dict.fromkeys([*merged.get(key, []), *value]))
+        elif (key == "license" and keep_license) or key not in (*_OF_THE_RUN, "license", *before):
+            merged[key] = value
+    return ours if merged == before else yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)
+
+
 def hub_dataset(record: Mapping[str, Any]) -> str | None:
     """The data set's id on the Hub, if it has a valid one."""
     hub_id = record["data"].get("hub_id")
     return hub_id if isinstance(hub_id, str) and is_repo_id(hub_id) else None
-
-
-def is_repo_id(repo_id: str) -> bool:
-    """Whether a text has the form of a Hub id: "name" or "owner/name"."""
-    return bool(_REPO_ID.fullmatch(repo_id)) and not any(part in repo_id for part in ("--", ".."))
 
 
 def validate_metadata(card_text: str) -> None:
@@ -169,11 +200,20 @@ def _eval_results(record: Mapping[str, Any]) -> list[EvalResult]:
             metric_type=_HUB_METRICS.get(name, name),
             metric_name=METRIC_TITLES.get(name, name),
             metric_value=round(metric["value"], 6),
+            metric_args=_confidence(metric),
         )
         for split, report in record["evaluation"].items()
         for name, metric in report["metrics"].items()
         if isinstance(metric["value"], int | float) and math.isfinite(metric["value"])
     ]
+
+
+def _confidence(metric: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The interval of a metric, as the arguments with which the Hub's format lets a result be told more exactly."""
+    low, high = metric.get("low"), metric.get("high")
+    if low is None or high is None:
+        return None
+    return {"confidence_level": 0.95, "confidence_interval": [round(low, 6), round(high, 6)]}
 
 
 def _parsed(card_text: str) -> dict[str, Any]:

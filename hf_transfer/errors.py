@@ -64,6 +64,10 @@ class PlanError(TransferError, ValueError):
     """A transfer plan is invalid, or does not fit the model or the other arguments."""
 
 
+class PublishError(TransferError, RuntimeError):
+    """A model could not be published, or what was published could not be verified; the local folder is whole."""
+
+
 class ReplicasDifferError(TransferError, RuntimeError):
     """The processes of a distributed run do not hold the same weights."""
 

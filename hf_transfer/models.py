@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from hf_transfer.data import with_image_size, with_num_channels
 from hf_transfer.errors import ModelError
 from hf_transfer.heads import check_loaded, draw_new_head
 from hf_transfer.image_size import resize_input
+from hf_transfer.lineage import lineage_of
 from hf_transfer.registry import architecture_name
+from hf_transfer.repo_ids import is_repo_id
 from hf_transfer.saving import complete_timm_config
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,7 @@ class BaseModel:
         library: "timm" or "transformers".
         parameters: Number of parameters, with the new head.
         license: As the checkpoint states it; None where it states none.
+        lineage: Of a local folder, the model on the Hub that its weights were made from; see `lineage_of`.
         random_weights: Whether there was no checkpoint, only the name of an architecture.
     """
 
@@ -48,6 +51,7 @@ class BaseModel:
     library: str
     parameters: int
     license: str | None = None
+    lineage: dict[str, str | None] | None = None
     random_weights: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -163,6 +167,16 @@ def label_names_of(model: nn.Module) -> tuple[str, ...]:
     return tuple(str(id2label[index]) for index in sorted(id2label))
 
 
+def base_model_of(model: nn.Module) -> BaseModel:
+    """Where a loaded model came from, as far as it knows; a model that was built here came from its architecture."""
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
+    if name and (Path(name).exists() or ("/" in name and is_repo_id(name))):
+        return _base_model(name, None, model)
+    # The folder that it came from is gone, or it never had one.
+    name = Path(name).name or architecture_name(model)
+    return replace(_base_model(name, None, model), on_hub=False, revision=None, random_weights=False)
+
+
 def _load_config(name: str, revision: str | None, num_labels: int | None = None) -> Any:
     if is_bare_name(name):
         return bare_config(name, num_labels)
@@ -235,6 +249,7 @@ def _base_model(name: str, revision: str | None, model: nn.Module) -> BaseModel:
         parameters=sum(p.numel() for p in model.parameters()),
         license=None if bare else settings.get("license") or _card_license(name),
         random_weights=bare,
+        lineage=lineage_of(name) if local else None,
     )
 
 

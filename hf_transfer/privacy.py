@@ -77,6 +77,12 @@ def check_private(data: Any, key: str = "") -> None:
         )
 
 
+def private_text(text: str) -> str | None:
+    """What a text tells of this machine, its user or an account, such as "an access token"; None if nothing."""
+    found = _private_part(text)
+    return None if found is None else found[0]
+
+
 def _private_part(text: str) -> tuple[str, re.Match[str]] | None:
     """The first part of a text that is private, and what it is."""
     for what, pattern in _PRIVATE.items():

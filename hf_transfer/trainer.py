@@ -30,6 +30,7 @@ from hf_transfer.phase_callback import PhaseCallback
 from hf_transfer.phases import PhaseClock, ResolvedPlan, resolve_plan, total_steps
 from hf_transfer.plan import TransferPlan
 from hf_transfer.progress import use_phase_progress
+from hf_transfer.publishing_trainer import PublishingTrainer
 from hf_transfer.registry import wrap
 from hf_transfer.replicas import copy_from_first_rank, rebuild_reducer, unused_of_samples
 from hf_transfer.resuming import Resumption, RunState, load_training_state, read_resumption, run_state
@@ -46,7 +47,7 @@ from hf_transfer.training_args import (
 logger = logging.getLogger(__name__)
 
 
-class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer):
+class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer, PublishingTrainer):
     """A drop-in for `transformers.Trainer` that trains by a transfer plan.
 
     Without a plan or recipe it behaves as `Trainer` does, loss by loss, save that the loss is right under gradient

@@ -14,17 +14,17 @@ import hf_transfer
 PACKAGE = Path(hf_transfer.__file__).parent
 # Modules, or packages with all in them; each may import what stands before it, and what is in the same package.
 _LINES = (
-    "errors privacy collision",
+    "errors privacy repo_ids collision",
     "layers registry architectures plan recipes",
     "freezing optimizer_groups initialise",
     "losses unused_parameters memory_format saving",
     "data cut_trace cut cut_check cost_model features solvers feature_cache",
     "evaluation figure_style figures report",
-    "rebuilding heads image_size channels bare_names models truncation linear_heads head_solving",
-    "training_args phases schedules micro_batches replicas phase_callback early_stopping",
-    "checkpoints interrupts resuming progress exact_evaluation exact_loss checkpoint_trainer caching_trainer trainer",
-    "probe_trainer",
-    "run_record card_metadata card_tables card outputs",
+    "rebuilding heads image_size channels bare_names lineage models truncation linear_heads head_solving",
+    "run_record card_metadata card_tables card hub",
+    "training_args training_facts phases schedules micro_batches replicas phase_callback early_stopping",
+    "checkpoints interrupts resuming progress exact_evaluation exact_loss checkpoint_trainer caching_trainer",
+    "publishing_trainer trainer probe_trainer outputs",
     "doctor demo cli __main__",
 )
 ORDER = [name for line in _LINES for name in line.split()]

@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "fine-tune an image classifier: load, check, train, evaluate, write checkpoint, card and figures",
     "inspect": "show the layer groups of a model, and what a recipe would train",
     "evaluate": "measure a trained model on a data set",
+    "publish": "check, upload and verify a finished run on the Hub, private unless told otherwise",
     "demo": "run the main job on the embedded model and images, offline",
     "doctor": "examine the environment: versions, devices, the name collision with the retired downloader",
 }

@@ -13,20 +13,25 @@ from typing import Any
 import torch
 
 from hf_transfer import recipes
+from hf_transfer.card import render_card, validate_metadata
 from hf_transfer.checkpoints import last_complete
 from hf_transfer.cli.evaluate import evaluate_split
 from hf_transfer.cli.images import load_images
 from hf_transfer.cli.options import ModelOptions, TrainDataOptions, parse
+from hf_transfer.cli.publish import report
 from hf_transfer.cli.record import make_record
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.data import ImageData, collate, eval_transform, train_transform
 from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import make_compute_metrics
+from hf_transfer.evaluation.calibration import measure_calibration
+from hf_transfer.hub import check_target
 from hf_transfer.models import LoadedModel, load_for_training
 from hf_transfer.outputs import RunFolder, SplitResult, write_results
 from hf_transfer.plan import TransferPlan
 from hf_transfer.privacy import check_private
 from hf_transfer.probe_trainer import LinearProbeTrainer, solves
+from hf_transfer.run_record import RunRecord, collect_hardware, collect_versions
 from hf_transfer.trainer import TransferTrainer
 from hf_transfer.training_args import TransferArguments, check_processes, plan_from_arguments
 
@@ -125,6 +130,8 @@ def train(job: Job) -> None:
     folder = RunFolder(Path(args.output_dir), resume=bool(args.resume_from_checkpoint), overwrite=job.overwrite)
     if args.process_index == 0:
         folder.check()
+        if args.push_to_hub:
+            check_target(args.hub_model_id or folder.path.absolute().name, args.hub_private_repo is not False)
     with args.main_process_first(desc="load the data"):
         data = load_images(job.data)
     loaded = _load_model(job, data)
@@ -135,6 +142,7 @@ def train(job: Job) -> None:
     # A solved head has no learning rate to show.
     table = "" if solves(args) else plan.describe(loaded.model, args.learning_rate)
     check_private(data.to_dict())
+    _check_card(job, data, loaded)
     if args.process_index == 0:
         folder.check_space(loaded.model, None if args.save_strategy == "no" else args.save_total_limit)
     trainer = _make_trainer(job, data, loaded, compute_metrics)
@@ -159,7 +167,7 @@ def _train_and_write(
     trainer.interrupts.advice = _how_to_resume(job)
     result = trainer.train(resume_from_checkpoint=job.args.resume_from_checkpoint)
     trained = time.perf_counter()
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # not yet to the Hub: results and card are not there
     results = _evaluate(trainer, data)
     evaluated = time.perf_counter()
     if trainer.is_world_process_zero():
@@ -176,10 +184,13 @@ def _train_and_write(
             augmentation=job.data.augmentation,
             train_seconds=None if job.args.resume_from_checkpoint else trained - started,
             evaluation_seconds=evaluated - trained,
+            calibration=measure_calibration(*((r.report.split, r.logits, r.labels) for r in results[:2])),
         )
         write_results(folder, record, results)
     terminal.results([result.report for result in results])
     terminal.files(folder)
+    if trainer.training_push is not None:
+        report(terminal, trainer.training_push.publish(folder, "End of training"))
 
 
 def _load_model(job: Job, data: ImageData) -> LoadedModel:
@@ -245,8 +256,29 @@ def _check_values(job: Job) -> None:
     for name, value in positive.items():
         if value <= 0:
             raise ArgumentError(f"{name} must be above 0, found {value}.")
-    if args.push_to_hub:
-        raise ArgumentError("Publishing is not there yet. Leave --push_to_hub out; the results stay in --output_dir.")
+    if args.hub_token is not None:
+        raise ArgumentError(
+            "A token is not taken as an argument, where others could read it. Log in by `hf auth login`, or set "
+            "HF_TOKEN in the environment."
+        )
+
+
+def _check_card(job: Job, data: ImageData, loaded: LoadedModel) -> None:
+    """Check before training what the card would say of model and data, so that nothing fails after hours."""
+    known = RunRecord(
+        command="",
+        versions=collect_versions(),
+        hardware=collect_hardware(),
+        seed=job.args.seed,
+        split_seed=job.data.split_seed,
+        base_model=loaded.base.to_dict(),
+        data=data.to_dict(),
+        preprocessing={},
+        training={"plan": None, "optimizer": {"class": "not known yet"}},
+        timing={},
+        evaluation={},
+    )
+    validate_metadata(render_card(known.to_dict(), repo_id=job.args.hub_model_id))
 
 
 def _how_to_resume(job: Job) -> str:

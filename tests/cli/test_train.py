@@ -260,13 +260,18 @@ def test_metrics_of_others_are_in_the_table_and_the_record(
     assert "0.777" in (output / "README.md").read_text()
 
 
-def test_token_is_in_no_file(vit: Path, images: Path, tmp_path: Path) -> None:
-    """A Hub token in the arguments reaches no file of the run, checkpoints included."""
+def test_token_is_in_no_file(
+    vit: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The Hub token of the environment reaches no file of the run, checkpoints included; one given is not repeated."""
     token = "hf_" + "x" * 30
-    assert _train(vit, images, tmp_path / "run", "--recipe", "linear_probe", "--hub_token", token) == 0
+    monkeypatch.setenv("HF_TOKEN", token)
+    assert _train(vit, images, tmp_path / "run", "--recipe", "linear_probe") == 0
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert any("checkpoint-" in str(path) for path in files)
     assert not [path for path in files if token.encode() in path.read_bytes()]
+    assert _train(vit, images, tmp_path / "other", "--hub_token", token) == 1
+    assert token not in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
 def test_failed_start_leaves_the_earlier_run(vit: Path, images: Path, tmp_path: Path) -> None:
@@ -394,7 +399,7 @@ def test_bad_data_give_one_line(
         (("--image_size", "-7"), "image_size must be above 0"),
         (("--resume_from_checkpoint", "true"), "no checkpoint in"),
         (("--resume_from_checkpoint", "nowhere"), "no checkpoint folder nowhere"),
-        (("--push_to_hub",), "Publishing is not there yet"),
+        (("--hub_token", "hf_" + "q" * 34), "HF_TOKEN in the environment"),
     ],
 )
 def test_bad_flags_give_one_line(

@@ -1,0 +1,105 @@
+"""Whether a repository may be written to: asked before training, and again before anything is sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+from hf_transfer.errors import ArgumentError, PublishError
+from hf_transfer.hub.retrying import TRANSIENT, retried, status_of
+from hf_transfer.repo_ids import is_repo_id
+
+_ALWAYS_THERE = (".gitattributes",)
+_LOG_IN = "Log in by `hf auth login` with a token that may write, or set HF_TOKEN in the environment"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to publish.
+
+    Attributes:
+        repo_id: With its owner.
+        private: The visibility asked for.
+        exists: Whether the repository is there.
+        files: What it holds, besides what the Hub puts there itself.
+    """
+
+    repo_id: str
+    private: bool
+    exists: bool
+    files: tuple[str, ...]
+
+
+def check_target(repo_id: str, private: bool = True, api: HfApi | None = None) -> Target:
+    """Check login, rights, namespace and visibility; sends nothing but questions.
+
+    Args:
+        repo_id: "owner/name", or "name" for the logged-in user's.
+        private: The visibility that is wanted.
+        api: Client; None makes one.
+
+    Raises:
+        ArgumentError: `repo_id` has the wrong form.
+        PublishError: There is no login, the token may not write or not there, or the repository is public although a
+            private one is wanted.
+    """
+    if not is_repo_id(repo_id):
+        raise ArgumentError(f"The repository must be an id on the Hub such as owner/name, found {repo_id!r}.")
+    if get_token() is None:
+        raise PublishError(f"No login for the Hub was found. {_LOG_IN}.")
+    api = api or HfApi()
+    try:
+        who = retried(lambda: api.whoami(), "asking who is logged in")
+        owner, _, name = repo_id.rpartition("/")
+        repo_id = f"{owner or who['name']}/{name}"
+        _check_rights(who, repo_id.split("/")[0])
+        return _look_at(api, repo_id, private)
+    except TRANSIENT as error:
+        raise explained(error, repo_id) from error
+
+
+def explained(error: Exception, repo_id: str) -> PublishError:
+    """An error of the Hub or the network in our words; a token is never in it."""
+    status = status_of(error)
+    if isinstance(error, RepositoryNotFoundError):
+        return PublishError(
+            f"The repository {repo_id} is not there, or was deleted meanwhile, or this login may not see it."
+        )
+    if status == 401:
+        return PublishError(f"The Hub does not accept the token: it is wrong, expired or revoked. {_LOG_IN}.")
+    if status == 403:
+        return PublishError(f"The token may not write to {repo_id}. {_LOG_IN}.")
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    reached = f"answered with status {status}" if status else "could not be reached"
+    return PublishError(f"The Hub {reached} for {repo_id}: {text}.")
+
+
+def _check_rights(who: dict, owner: str) -> None:  # type: ignore[type-arg]
+    role = who.get("auth", {}).get("accessToken", {}).get("role")
+    if role == "read":
+        raise PublishError(f"The token of {who['name']} may only read. {_LOG_IN}.")
+    organisations = [organisation["name"] for organisation in who.get("orgs", [])]
+    if owner not in (who["name"], *organisations):
+        raise PublishError(
+            f"{who['name']} has no right to publish under {owner!r}. Choose one of: "
+            f"{', '.join([who['name'], *organisations])}."
+        )
+
+
+def _look_at(api: HfApi, repo_id: str, private: bool) -> Target:
+    try:
+        info = retried(lambda: api.model_info(repo_id), f"looking at {repo_id}")
+    except RepositoryNotFoundError:
+        return Target(repo_id, private, exists=False, files=())
+    except HfHubHTTPError as error:
+        raise explained(error, repo_id) from error
+    if private and info.private is False:
+        raise PublishError(
+            f"{repo_id} exists and is public, but a private repository is wanted; nothing was sent. Make it private "
+            "in its settings on the Hub, choose another name, or say that it may be public (--public, or "
+            "hub_private_repo=False in training)."
+        )
+    files = tuple(s.rfilename for s in info.siblings or [] if s.rfilename not in _ALWAYS_THERE)
+    return Target(repo_id, private, exists=True, files=files)

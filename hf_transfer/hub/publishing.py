@@ -1,0 +1,149 @@
+"""`publish`: a run's folder becomes a repository on the Hub."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from hf_transfer.errors import PublishError, TransferError
+from hf_transfer.hub.access import Target, check_target
+from hf_transfer.hub.scan import scan
+from hf_transfer.hub.staging import is_allowed, stage
+from hf_transfer.hub.upload import Upload, make_repository, send
+from hf_transfer.hub.verification import Verification, verify
+
+_PULL_REQUEST = re.compile(r"refs/pr/(\d+)")
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What was published, or, after a dry run, what would be.
+
+    Attributes:
+        repo_id: With its owner.
+        private: Whether it is private.
+        files: What was sent.
+        revision: Hash of the commit; None after a dry run.
+        url: Of the commit or pull request; None after a dry run.
+        pull_request: Number of the pull request, if it is one.
+        verification: None if it was not asked for.
+    """
+
+    repo_id: str
+    private: bool
+    files: tuple[str, ...]
+    revision: str | None = None
+    url: str | None = None
+    pull_request: int | None = None
+    verification: Verification | None = None
+
+
+def publish(
+    folder: str | Path,
+    repo_id: str,
+    private: bool = True,
+    create_pr: bool | None = None,
+    dry_run: bool = False,
+    verify: bool = True,
+    *,
+    license: str | None = None,
+    limitations: str | None = None,
+    include_examples: bool = False,
+    commit_message: str = "Publish model and card",
+    branch: str = "main",
+) -> Publication:
+    """Publish a finished run on the Hub, in one commit, and load it back from there.
+
+    The login is that of `hf auth login` or `HF_TOKEN`; there is no argument for a token, which would end up in a
+    command's history or a file. The folder is not changed.
+
+    Args:
+        folder: `output_dir` of a run, or another folder with a model and a card.
+        repo_id: "owner/name", or "name" for the logged-in user's.
+        private: Make a private repository; one that exists and is public is then refused.
+        create_pr: By pull request. None does so for a repository that holds something already.
+        dry_run: Check and stage everything, send nothing.
+        verify: Load the published model in a fresh process without hf_transfer, and compare logits.
+        license: The Hub's identifier of the licence; None keeps the card's, else takes the base model's.
+        limitations: Markdown for the card's section of that name.
+        include_examples: Also publish what shows images of the data or their names: the figure of the worst mistakes,
+            the predictions and the report.
+        commit_message: Title of the commit.
+        branch: Where to commit; "refs/pr/N" for an open pull request.
+
+    Raises:
+        ArgumentError: An argument or the card is not valid.
+        OutputError: The files hold something private; the message names file and line.
+        PublishError: The Hub refused or could not be reached, or the published model differs. The folder is whole, and
+            the message has the command to try again.
+    """
+    folder, asked_pr = Path(folder), create_pr
+    api = HfApi()
+    try:
+        target = check_target(repo_id, private, api)
+        if create_pr is None:
+            create_pr = bool(target.files) and branch == "main"
+        with tempfile.TemporaryDirectory(prefix="hf_transfer_publish_") as temporary:
+            staged = Path(temporary)
+            files = stage(
+                folder,
+                staged,
+                target.repo_id,
+                license=license,
+                limitations=limitations,
+                include_examples=include_examples,
+            )
+            scan(staged, files, target.repo_id)
+            if dry_run:
+                return Publication(target.repo_id, private, tuple(files))
+            # What an earlier publication left and this one has not, such as the shards of a larger model.
+            stale = tuple(path for path in target.files if is_allowed(path, True) and path not in files)
+            if not target.exists:
+                make_repository(api, target.repo_id, private)
+            upload = Upload(staged, files, commit_message, stale=stale)
+            commit = send(api, target.repo_id, upload, branch, create_pr)
+            found = _verified(target, commit.revision, staged, api.endpoint) if verify else None
+    except PublishError as error:
+        raise PublishError(f"{error} {_advice(folder, repo_id, private, asked_pr)}") from error
+    pull = _PULL_REQUEST.fullmatch(commit.branch)
+    place = f"discussions/{pull[1]}" if pull else f"tree/{commit.revision}"
+    return Publication(
+        target.repo_id,
+        private,
+        tuple(files),
+        commit.revision,
+        f"{api.endpoint}/{target.repo_id}/{place}",
+        int(pull[1]) if pull else None,
+        found,
+    )
+
+
+def retry_command(folder: Path, repo_id: str, private: bool = True, create_pr: bool | None = None) -> str:
+    """The command that publishes a folder."""
+    words = ["hf-transfer", "publish", str(folder), repo_id]
+    words += [] if private else ["--public"]
+    words += [] if create_pr is None else ["--create_pr", str(create_pr).lower()]
+    return shlex.join(words)
+
+
+def _advice(folder: Path, repo_id: str, private: bool, create_pr: bool | None) -> str:
+    if not folder.is_dir():
+        return "Nothing was sent."
+    return f"The files in {folder} are whole; to try again: {retry_command(folder, repo_id, private, create_pr)}"
+
+
+def _verified(target: Target, revision: str, staged: Path, endpoint: str) -> Verification:
+    try:
+        return verify(target.repo_id, revision, staged, endpoint)
+    except TransferError:
+        raise
+    except OSError as error:
+        raise PublishError(
+            f"{target.repo_id} was published at revision {revision}, but not verified: no process could be started "
+            f"({error})."
+        ) from error

@@ -1,0 +1,73 @@
+"""The last look before anything is sent: secrets, local paths, and the names of the machine and its user."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import re
+import socket
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from huggingface_hub import get_token
+
+from hf_transfer.errors import OutputError
+from hf_transfer.privacy import private_text
+
+_TEXT = (".json", ".md", ".html", ".txt", ".yaml")
+_TOKEN = re.compile(rb"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,}")
+# Names that say nothing about anybody, and are words of CSS or of labels.
+_COMMON = frozenset(
+    {"root", "user", "users", "admin", "ubuntu", "debian", "home", "host", "localhost", "runner", "test"}
+)
+_SHORTEST_NAME = 4
+
+
+def scan(folder: Path, files: Iterable[str], repo_id: str) -> None:
+    """Refuse files that tell of this machine, its user or an account.
+
+    Args:
+        folder: Holds the files.
+        files: Relative to the folder.
+        repo_id: The name of its owner may be that of the machine's user.
+
+    Raises:
+        OutputError: Names each place by file and line; never shows a secret.
+    """
+    names = _machine_names(repo_id)
+    found = [place for name in files for place in _places(folder / name, name, names)]
+    if found:
+        raise OutputError(
+            f"Nothing was sent, because of what would have become known: {'; '.join(found[:10])}"
+            f"{f'; and {len(found) - 10} more' if len(found) > 10 else ''}. Take it out of the files, and withdraw "
+            "any token that was written down."
+        )
+
+
+def _places(path: Path, name: str, names: dict[str, str]) -> Iterator[str]:
+    content = path.read_bytes()
+    token, home = get_token(), str(Path.home())
+    if path.suffix not in _TEXT:
+        if _TOKEN.search(content) or (token and token.encode() in content):
+            yield f"{name}: an access token"
+        if home not in ("/", "/root") and home.encode() in content:
+            yield f"{name}: the home directory"
+        return
+    for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), start=1):
+        if token and token in line:
+            yield f"{name}, line {number}: an access token"
+        elif (what := private_text(line)) is not None:
+            yield f"{name}, line {number}: {what}"
+        else:
+            words = set(re.findall(r"[\w.-]+", line.lower()))
+            yield from (f"{name}, line {number}: {what}" for what, word in names.items() if word in words)
+
+
+def _machine_names(repo_id: str) -> dict[str, str]:
+    """Names that must not be told, by what they are."""
+    found = {}
+    with contextlib.suppress(OSError, KeyError):  # a container may run under a number without a name
+        found["the name of this machine's user"] = getpass.getuser().lower()
+    found["the name of this machine"] = socket.gethostname().lower()
+    public = _COMMON | set(repo_id.lower().split("/"))
+    return {what: name for what, name in found.items() if len(name) >= _SHORTEST_NAME and name not in public}

@@ -1,0 +1,187 @@
+"""One commit that holds everything, made once and only once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.hf_api import ModelInfo
+
+from hf_transfer.errors import ArgumentError, PublishError
+from hf_transfer.hub.access import explained
+from hf_transfer.hub.retrying import ATTEMPTS, TRANSIENT, may_pass, retried, status_of, wait
+
+_CONFLICT = 412
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit on the Hub.
+
+    Attributes:
+        revision: Its hash.
+        branch: The branch or "refs/pr/N" that it is the head of.
+    """
+
+    revision: str
+    branch: str
+
+
+@dataclass(frozen=True)
+class Upload:
+    """Files to be committed together.
+
+    Attributes:
+        folder: Holds the files.
+        files: Paths in the folder.
+        message: Title of the commit.
+        stale: Paths in the repository that an earlier publication left behind; the same commit removes them.
+    """
+
+    folder: Path
+    files: Sequence[str]
+    message: str
+    stale: Sequence[str] = ()
+
+    def hashes(self) -> dict[str, tuple[str, str]]:
+        """By path: the hashes by which git, and by which large-file storage, know the content."""
+        return {name: _hashes((self.folder / name).read_bytes()) for name in self.files}
+
+
+def send(api: HfApi, repo_id: str, upload: Upload, branch: str = "main", create_pr: bool = False) -> Commit:
+    """Commit the files, and try again what failed for a reason that may pass.
+
+    Before each attempt the head is read. If it holds the files already, an earlier attempt succeeded and only its
+    answer was lost: no second commit is made. The head is the commit's parent, so that a commit of somebody else
+    between the two is noticed; it is kept, unless it changed the very files that are sent.
+
+    Args:
+        api: The client.
+        repo_id: An existing repository.
+        upload: What to commit.
+        branch: Where to; "refs/pr/N" for an open pull request.
+        create_pr: Open a pull request.
+
+    Raises:
+        PublishError: The Hub refused, or could not be reached in several attempts; nothing was changed there.
+        ArgumentError: The Hub refused the card.
+    """
+    hashes = upload.hashes()
+    try:
+        known = _pull_requests(api, repo_id) if create_pr else frozenset()
+        first = _head(api, repo_id, branch)
+        for attempt in range(ATTEMPTS):
+            done = _already_there(api, repo_id, hashes, upload, branch, known if create_pr else None)
+            if done is not None:
+                return done
+            head = _head(api, repo_id, branch)
+            _check_untouched(first, head, hashes, repo_id)
+            try:
+                return _commit(api, repo_id, upload, branch, create_pr, head)
+            except RepositoryNotFoundError:
+                raise
+            except TRANSIENT as error:
+                conflict = status_of(error) == _CONFLICT
+                if attempt == ATTEMPTS - 1 or not (conflict or may_pass(error)):
+                    done = _already_there(api, repo_id, hashes, upload, branch, known if create_pr else None)
+                    if done is not None:
+                        return done
+                    raise
+                wait(0 if conflict else attempt, f"the commit to {repo_id}", error)
+    except TRANSIENT as error:
+        raise explained(error, repo_id) from error
+    raise AssertionError("unreachable")
+
+
+def make_repository(api: HfApi, repo_id: str, private: bool) -> None:
+    """Create a repository.
+
+    Raises:
+        PublishError: The Hub refused or could not be reached.
+    """
+    try:
+        retried(lambda: api.create_repo(repo_id, private=private, exist_ok=True), f"making the repository {repo_id}")
+    except TRANSIENT as error:
+        raise explained(error, repo_id) from error
+
+
+def _commit(api: HfApi, repo_id: str, upload: Upload, branch: str, create_pr: bool, head: ModelInfo) -> Commit:
+    there = {sibling.rfilename for sibling in head.siblings or []}
+    # New objects for each attempt: create_commit marks those of a failed one as uploaded.
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(name, upload.folder / name) for name in upload.files
+    ]
+    operations += [CommitOperationDelete(path) for path in upload.stale if path in there]
+    try:
+        info = api.create_commit(
+            repo_id,
+            operations,
+            commit_message=upload.message,
+            revision=branch,
+            create_pr=create_pr,
+            parent_commit=head.sha,
+        )
+    except TRANSIENT:
+        raise
+    except RuntimeError as error:  # huggingface_hub's own around what went wrong with one large file
+        if isinstance(error.__cause__, TRANSIENT):
+            raise error.__cause__ from None
+        raise
+    except ValueError as error:  # the Hub's validation of the card's metadata
+        raise ArgumentError(f"The Hub refused the files for {repo_id}: {' '.join(str(error).split())}") from error
+    return Commit(info.oid, f"refs/pr/{info.pr_num}" if info.pr_num else branch)
+
+
+def _head(api: HfApi, repo_id: str, branch: str) -> ModelInfo:
+    return retried(
+        lambda: api.model_info(repo_id, revision=branch, files_metadata=True), f"reading the head of {repo_id}"
+    )
+
+
+def _already_there(
+    api: HfApi,
+    repo_id: str,
+    hashes: Mapping[str, tuple[str, str]],
+    upload: Upload,
+    branch: str,
+    known: frozenset[str] | None,
+) -> Commit | None:
+    """The commit that holds all files: the head of the branch, or, with `known`, that of a newer pull request."""
+    branches = [branch] if known is None else sorted(_pull_requests(api, repo_id) - known)
+    for name in branches:
+        head = _head(api, repo_id, name)
+        remote = _remote_hashes(head)
+        same = all(remote.get(path) in pair for path, pair in hashes.items())
+        if same and not set(upload.stale) & set(remote) and head.sha:
+            return Commit(head.sha, name)
+    return None
+
+
+def _check_untouched(first: ModelInfo, head: ModelInfo, hashes: Mapping[str, tuple[str, str]], repo_id: str) -> None:
+    before, now = _remote_hashes(first), _remote_hashes(head)
+    changed = [path for path in hashes if before.get(path) != now.get(path)]
+    if changed:
+        raise PublishError(
+            f"Somebody else changed {', '.join(changed[:5])} in {repo_id} at the same time; their commit is kept and "
+            "yours was not made. Look at it, then publish again, by pull request (--create_pr) if in doubt."
+        )
+
+
+def _pull_requests(api: HfApi, repo_id: str) -> frozenset[str]:
+    refs = retried(
+        lambda: api.list_repo_refs(repo_id, include_pull_requests=True), f"listing pull requests of {repo_id}"
+    )
+    return frozenset(pull.ref for pull in refs.pull_requests or [])
+
+
+def _remote_hashes(info: ModelInfo) -> dict[str, str | None]:
+    return {s.rfilename: s.lfs.sha256 if s.lfs else s.blob_id for s in info.siblings or []}
+
+
+def _hashes(content: bytes) -> tuple[str, str]:
+    git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+    return git.hexdigest(), hashlib.sha256(content).hexdigest()

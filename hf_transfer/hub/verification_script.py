@@ -1,0 +1,89 @@
+"""Runs by itself in a fresh process, without hf_transfer: load what was published, and compare it with the folder.
+
+Reads one JSON object from stdin: "repo_id", "revision", "folder". Prints one JSON object as its last line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+SAMPLES = 3
+
+
+def main() -> None:
+    """Compare, and print what was found."""
+    sys.modules["hf_transfer"] = None  # type: ignore[assignment]  # whoever downloads the model has no hf_transfer
+    wanted = json.load(sys.stdin)
+    try:
+        found = compare(wanted["repo_id"], wanted["revision"], wanted["folder"])
+    except Exception as error:
+        found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"}
+    sys.stdout.write("\n" + json.dumps(found) + "\n")
+
+
+def compare(repo_id: str, revision: str, folder: str) -> dict[str, Any]:
+    """Load the model from both places, and compare logits and labels on made images.
+
+    Returns:
+        "difference" (largest of all logits, relative to the largest logit), "labels_agree", "results" (how many the
+        card holds), and "timm_difference" where timm loads the model, too.
+    """
+    import torch
+    from huggingface_hub import ModelCard, hf_hub_download
+    from transformers import pipeline
+
+    torch.set_num_threads(1)
+    published = pipeline(
+        "image-classification", model=repo_id, revision=revision, device="cpu", trust_remote_code=False
+    )
+    local = pipeline("image-classification", model=folder, device="cpu", trust_remote_code=False)
+    images = made_images()
+    with torch.inference_mode():
+        outputs = [
+            (model.model(**model.image_processor(images, return_tensors="pt")).logits) for model in (published, local)
+        ]
+    labels = [[answer[0]["label"] for answer in model(images)] for model in (published, local)]
+    with open(hf_hub_download(repo_id, "README.md", revision=revision), encoding="utf-8") as file:  # noqa: PTH123
+        card = ModelCard(file.read())
+    found = {
+        "difference": relative(outputs[0], outputs[1]),
+        "labels_agree": labels[0] == labels[1],
+        "results": len(getattr(card.data, "eval_results", None) or []),
+    }
+    if published.model.config.model_type == "timm_wrapper":
+        found["timm_difference"] = relative(timm_logits(repo_id, revision, images, published), outputs[1])
+    return found
+
+
+def timm_logits(repo_id: str, revision: str, images: Any, published: Any) -> Any:
+    """What timm alone makes of the same pixels."""
+    import timm
+    import torch
+
+    model = timm.create_model(f"hf-hub:{repo_id}@{revision}", pretrained=True).eval()
+    with torch.inference_mode():
+        return model(published.image_processor(images, return_tensors="pt")["pixel_values"])
+
+
+def made_images() -> Any:
+    """Coloured gradients of several sizes: the same in every process, and not blank after any crop."""
+    import numpy as np
+    from PIL import Image
+
+    images = []
+    for index in range(SAMPLES):
+        y, x = np.mgrid[0 : 160 + 32 * index, 0 : 224 - 16 * index]
+        pixels = np.stack([(x * (index + 1)) % 256, (y * 2) % 256, (x + y) % 256], axis=-1)
+        images.append(Image.fromarray(pixels.astype("uint8")))
+    return images
+
+
+def relative(first: Any, second: Any) -> float:
+    """Largest difference of two arrays, relative to the largest number of the second."""
+    return float((first - second).abs().max() / second.abs().max().clamp_min(1e-12))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""`Trainer` that publishes by our rules: no pickle, no token in an argument, no failure that nobody hears of."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import HubStrategy, SaveStrategy
+
+from hf_transfer.card import CARD_NAME, write_card
+from hf_transfer.errors import ArgumentError
+from hf_transfer.hub import Publication, TrainingPush
+from hf_transfer.training_facts import bare_record
+
+logger = logging.getLogger(__name__)
+
+_TOKEN_AS_ARGUMENT = (
+    "hub_token is not taken as an argument: Trainer would write it into files, and a command line can be read by "
+    "others. Log in by `hf auth login`, or set HF_TOKEN in the environment."
+)
+
+
+class PublishingTrainer(Trainer):
+    """`Trainer` with our way of pushing."""
+
+    args: TrainingArguments
+    hub_model_id: str | None
+    training_push: TrainingPush | None = None
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Check login, rights and visibility before training, and make the repository if it is not there.
+
+        Args:
+            token: Refused.
+            private: None takes `hub_private_repo`, and a private repository if that says nothing.
+
+        Raises:
+            ArgumentError: A token was given, or `hub_model_id` is no id.
+            PublishError: Nothing could be published there.
+        """
+        if token is not None or self.args.hub_token is not None:
+            raise ArgumentError(_TOKEN_AS_ARGUMENT)
+        if not self.is_world_process_zero():
+            return
+        wanted = self.args.hub_private_repo if private is None else private
+        repo_id = self.args.hub_model_id or Path(self.args.output_dir or ".").absolute().name
+        self.training_push = TrainingPush(repo_id, private=True if wanted is None else wanted)
+        self.hub_model_id = self.training_push.target.repo_id
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **options: Any,
+    ) -> Publication | None:
+        """Publish model and card in one commit, and load them back from the Hub in a fresh process.
+
+        Args:
+            commit_message: Title of the commit.
+            blocking: Must be True: a push that nobody waits for can fail unheard.
+            token: Refused; log in, or set HF_TOKEN.
+            revision: Refused: a repository that holds something already gets a pull request.
+            private: As in `init_hf_repo`.
+            **options: `verify`, `license`, `limitations` and `include_examples` of `hf_transfer.publish`.
+
+        Returns:
+            What was published; None in other processes than the first.
+
+        Raises:
+            ArgumentError: An argument is refused, or the card is not valid.
+            OutputError: The files hold something private.
+            PublishError: It did not work; the model is in `output_dir`, and the message says how to try again.
+        """
+        if not blocking or revision is not None:
+            raise ArgumentError("push_to_hub waits, and chooses the branch: leave blocking and revision out.")
+        if token is not None or self.training_push is None:
+            self.init_hf_repo(token, private)
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        assert self.training_push is not None
+        folder = Path(self.args.output_dir or ".")
+        self.write_missing_card(folder)
+        return self.training_push.publish(folder, commit_message or "End of training", **options)
+
+    def write_missing_card(self, folder: Path) -> None:
+        """Write record and card into a folder that has neither: what the trainer knows, and nothing else."""
+        if (folder / "run.json").is_file() or (folder / CARD_NAME).is_file():
+            return
+        record = bare_record(self)
+        record.save(folder / "run.json")
+        write_card(folder, record.to_dict())
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Push a checkpoint in the background; a failure is noted, and training goes on."""
+        strategy = HubStrategy(self.args.hub_strategy)
+        if not self.is_world_process_zero() or strategy == HubStrategy.END or self.training_push is None:
+            return
+        if self.training_push.is_running and not self.args.hub_always_push:
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        place = {
+            HubStrategy.CHECKPOINT: "last-checkpoint",
+            HubStrategy.ALL_CHECKPOINTS: Path(checkpoint_folder).name,
+        }.get(strategy)
+        steps = self.args.save_strategy == SaveStrategy.STEPS
+        where = f"step {self.state.global_step}" if steps else f"epoch {int(self.state.epoch or 0)}"
+        self.training_push.checkpoint(Path(checkpoint_folder), f"Training in progress, {where}", place)
+
+    def _finish_current_push(self) -> None:
+        """Wait for a push in the background; its failure is made up for by `push_to_hub`, so the run does not end."""
+        if self.training_push is None:
+            return
+        if failures := self.training_push.finish():
+            logger.warning(
+                "%d pushes during training failed, and the repository may lack the last weights: push_to_hub() or "
+                "`hf-transfer publish` sends them. %s",
+                len(failures),
+                " | ".join(failures),
+            )

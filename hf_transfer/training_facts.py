@@ -1,0 +1,76 @@
+"""What was trained and how, read from the live trainer; and the record of a run about which little else is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_transfer.data import Preprocessing
+from hf_transfer.models import base_model_of, label_names_of
+from hf_transfer.run_record import RunRecord, collect_hardware, collect_versions
+
+
+def training_facts(trainer: Any) -> dict[str, Any]:
+    """What was trained and how, from the resolved plan and the live optimizer."""
+    if getattr(trainer, "solution", None) is not None:
+        return _facts_of_solved_head(trainer)
+    args, plan = trainer.args, getattr(trainer, "resolved_plan", None)
+    optimizer: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    logs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    best = trainer.state.best_global_step if args.load_best_model_at_end else None
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    return {
+        "plan": plan.to_dict() if plan is not None else None,
+        "optimizer": {
+            "class": type(optimizer).__name__,
+            "defaults": {k: v for k, v in optimizer.defaults.items() if k not in ("lr", "weight_decay", "params")},
+        },
+        "batch_size_per_device": args.per_device_train_batch_size,
+        "gradient_accumulation_steps": args.gradient_accumulation_steps,
+        "effective_batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "precision": precision,
+        "max_grad_norm": args.max_grad_norm,
+        "label_smoothing": args.label_smoothing_factor,
+        "steps": trainer.state.global_step,
+        "epochs": round(trainer.state.epoch or 0.0, 4),
+        "best_checkpoint_step": best,
+        "final_loss": logs[-1] if logs else None,
+    }
+
+
+def _facts_of_solved_head(trainer: Any) -> dict[str, Any]:
+    """Of a `LinearProbeTrainer`: a head that was solved has no learning rate, and no steps."""
+    facts = trainer.solver_facts()
+    return {
+        "plan": trainer.plan_facts(),
+        "optimizer": {"class": facts.pop("optimizer")},
+        "solved_head": facts,
+        "steps": 0,
+        "epochs": 1.0,
+        "final_loss": facts["train_loss"],
+    }
+
+
+def bare_record(trainer: Any) -> RunRecord:
+    """The record of a run whose images the trainer alone has seen: no counts, no name of the data, no evaluation.
+
+    Args:
+        trainer: After training, with a model of transformers.
+    """
+    try:
+        preprocessing = Preprocessing.from_processor(trainer.processing_class).to_dict()
+    except (AttributeError, TypeError, ValueError, KeyError):  # no image processor
+        preprocessing = {}
+    return RunRecord(
+        command="",
+        versions=collect_versions(),
+        hardware=collect_hardware(trainer.args.world_size, trainer.args.device.type),
+        seed=trainer.args.seed,
+        split_seed=0,
+        base_model=base_model_of(trainer.model).to_dict(),
+        data={"name": "", "evaluation_split": "", "label_names": list(label_names_of(trainer.model)), "counts": {}},
+        preprocessing=preprocessing,
+        training=training_facts(trainer),
+        timing={},
+        evaluation={},
+        log_history=trainer.state.log_history,
+    )

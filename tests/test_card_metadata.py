@@ -1,0 +1,55 @@
+"""Metadata of a card that is written again: what a user added stays, what tells of the run is the run's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from hf_transfer.card import render_card, write_card
+from tests.test_card import changed, metadata, record
+
+
+def test_users_metadata_and_text_survive(tmp_path: Path) -> None:
+    """Keys, tags and the licence that a user wrote stay, as does the text between the marks; stale results do not."""
+    path = write_card(tmp_path, record())
+    head, body = path.read_text().removeprefix("---\n").split("\n---\n", 1)
+    edited = yaml.safe_load(head)
+    edited |= {"license": "mit", "widget": [{"src": "https://example.org/cat.jpg"}], "thumbnail": "t.png"}
+    edited["tags"].append("pets")
+    edited["metrics"] = ["bleu"]
+    body = body.replace("<!-- user:start -->\n", "<!-- user:start -->\nMine.\n")
+    path.write_text(f"---\n{yaml.safe_dump(edited)}---\n{body}")
+    new = record()
+    new["evaluation"]["validation"]["metrics"]["accuracy"]["value"] = 0.5
+    card = write_card(tmp_path, new).read_text()
+    found = metadata(card)
+    assert (found["license"], found["thumbnail"], found["tags"][-1]) == ("mit", "t.png", "pets")
+    assert found["widget"] == [{"src": "https://example.org/cat.jpg"}] and "\nMine.\n" in card
+    assert found["metrics"] == ["accuracy"] and found["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.5
+    assert write_card(tmp_path, new).read_text() == card
+    assert metadata(write_card(tmp_path, new, license="apache-2.0").read_text())["license"] == "apache-2.0"
+
+
+def test_unedited_card_is_written_as_new(tmp_path: Path) -> None:
+    """Over a card that nobody edited, or one whose metadata are broken, the new card is as it would be alone."""
+    write_card(tmp_path, record())
+    assert write_card(tmp_path, record()).read_text() == render_card(record())
+    (tmp_path / "README.md").write_text("---\nlicense: [\n---\n# x\n")
+    assert write_card(tmp_path, record()).read_text() == render_card(record())
+
+
+def test_base_model_of_an_earlier_run_does_not_stay(tmp_path: Path) -> None:
+    """A card for random weights does not inherit the base model of the card that it replaces."""
+    write_card(tmp_path, record())
+    again = record()
+    again["training"]["plan"]["plan"]["init"] = "random"
+    assert "base_model" not in metadata(write_card(tmp_path, again).read_text())
+
+
+def test_confidence_is_in_the_results() -> None:
+    """A result carries the bounds of its interval; one without bounds carries none."""
+    first, second = metadata(render_card(record()))["model-index"][0]["results"][0]["metrics"]
+    assert first["args"] == {"confidence_level": 0.95, "confidence_interval": [0.8401, 0.8999]}
+    assert "args" not in second
+    assert "config" not in metadata(render_card(changed(record())))["model-index"][0]["results"][0]["dataset"]

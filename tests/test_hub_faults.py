@@ -1,0 +1,160 @@
+"""The faults of a Hub and a network: each ends published, or with a clear error and a command that then works."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+import hf_transfer as ht
+from hf_transfer.cli import main
+from hf_transfer.errors import ArgumentError, PublishError
+from tests.hub_server import Fault, HubServer, Repository, Token
+from tests.hub_server.fixtures import PUBLISHED, TOKEN, USER, finished_run, hub
+
+__all__ = ["hub"]
+
+REPOSITORY = "someone/pets"
+STEPS = {
+    "create": ("POST", "/api/repos/create"),
+    "preupload": ("POST", "/preupload/"),
+    "LFS batch": ("POST", "/objects/batch"),
+    "PUT": ("PUT", "/lfs/"),
+    "verify": ("POST", "/verify$"),
+    "commit": ("POST", "/commit/"),
+    "validate-yaml": ("POST", "/validate-yaml"),
+    "whoami": ("GET", "/whoami"),
+}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def published_whole(hub: HubServer, commits: int = 2) -> None:
+    """Everything is there, from one commit."""
+    made = hub.repositories[REPOSITORY]
+    assert set(made.files()) == PUBLISHED and len(made.commits) == commits
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_503_that_passes(hub: HubServer, tmp_path: Path, step: str) -> None:
+    """One 503 at any step is survived, and leaves one commit."""
+    folder = finished_run(tmp_path / "run")
+    hub.faults = [Fault(*STEPS[step], status=503)]
+    ht.publish(folder, REPOSITORY, verify=False)
+    assert hub.faults[0].hits == 1
+    published_whole(hub)
+
+
+def test_weights_that_are_up_are_not_sent_again(hub: HubServer, tmp_path: Path) -> None:
+    """If only the check of the uploaded weights fails, the next attempt finds them there and commits."""
+    hub.faults = [Fault(*STEPS["verify"], status=503, count=1000)]
+    ht.publish(finished_run(tmp_path / "run"), REPOSITORY, verify=False)
+    published_whole(hub)
+    assert len([path for method, path in hub.requests if method == "PUT"]) == 2
+
+
+@pytest.mark.parametrize("step", sorted(set(STEPS) - {"verify"}))
+def test_503_that_stays(hub: HubServer, tmp_path: Path, step: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A service that stays away gives an error with a command; no half of it is there; later the command works."""
+    folder = finished_run(tmp_path / "run")
+    before = contents(folder)
+    hub.faults = [Fault(*STEPS[step], status=503, count=1000)]
+    with pytest.raises(PublishError, match="status 503") as caught:
+        ht.publish(folder, REPOSITORY, verify=False)
+    assert contents(folder) == before
+    made = hub.repositories.get(REPOSITORY)
+    assert made is None or set(made.files()) == {".gitattributes"}
+    hub.faults = []
+    command = shlex.split(str(caught.value).partition("to try again: ")[2])
+    assert command[0] == "hf-transfer"
+    assert main([*command[1:], "--no_verify"]) == 0
+    published_whole(hub)
+
+
+@pytest.mark.parametrize("step", ["PUT", "commit"])
+def test_connection_dropped(hub: HubServer, tmp_path: Path, step: str) -> None:
+    """A connection that breaks while sending weights or the commit is taken up again."""
+    hub.faults = [Fault(*STEPS[step], drop=True)]
+    ht.publish(finished_run(tmp_path / "run"), REPOSITORY, verify=False)
+    assert hub.faults[0].hits == 1
+    published_whole(hub)
+
+
+@pytest.mark.parametrize("pull_request", [False, True])
+def test_answer_of_the_commit_lost(hub: HubServer, tmp_path: Path, pull_request: bool) -> None:
+    """A commit that succeeded, but whose answer was lost, is found on the Hub: no second commit, no second request."""
+    if pull_request:
+        hub.repositories[REPOSITORY] = Repository(REPOSITORY, private=True)
+        hub.repositories[REPOSITORY].put("notes.md", b"mine")
+    hub.faults = [Fault(*STEPS["commit"], drop=True, after=True)]
+    made = ht.publish(finished_run(tmp_path / "run"), REPOSITORY, verify=False)
+    theirs = hub.repositories[REPOSITORY]
+    ref = "refs/pr/1" if pull_request else "main"
+    assert made.revision == theirs.refs[ref] and theirs.pull_requests == int(pull_request)
+    assert len([path for _, path in hub.requests if "/commit/" in path]) == 1
+    assert set(theirs.files(ref)) >= PUBLISHED
+
+
+def test_token_expires_midway(hub: HubServer, tmp_path: Path) -> None:
+    """A token that expires while sending: an error that says so, nothing committed, and a second run succeeds."""
+    folder = finished_run(tmp_path / "run")
+    hub.tokens[TOKEN] = Token(USER, requests_left=6)
+    with pytest.raises(PublishError, match="expired") as caught:
+        ht.publish(folder, REPOSITORY, verify=False)
+    assert TOKEN not in str(caught.value) and set(hub.repositories[REPOSITORY].files()) == {".gitattributes"}
+    hub.tokens[TOKEN] = Token(USER)
+    ht.publish(folder, REPOSITORY, verify=False)
+    published_whole(hub)
+
+
+def test_token_loses_its_right(hub: HubServer, tmp_path: Path) -> None:
+    """A token that may not write to this repository, which only the upload finds out: an error that says so."""
+    hub.faults = [Fault(*STEPS["preupload"], status=403, count=9)]
+    with pytest.raises(PublishError, match="may not write"):
+        ht.publish(finished_run(tmp_path / "run"), REPOSITORY, verify=False)
+
+
+def test_race_on_other_files(hub: HubServer, tmp_path: Path) -> None:
+    """Somebody commits another file between reading the head and our commit (412): theirs and ours are both there."""
+    hub.faults = [Fault(*STEPS["commit"], action=lambda: hub.repositories[REPOSITORY].put("notes.md", b"x") and None)]
+    ht.publish(finished_run(tmp_path / "run"), REPOSITORY, verify=False)
+    assert set(hub.repositories[REPOSITORY].files()) == PUBLISHED | {"notes.md"}
+
+
+def test_race_on_the_same_file(hub: HubServer, tmp_path: Path) -> None:
+    """Somebody commits one of our files meanwhile: theirs stays, and the error names it."""
+    hub.faults = [Fault(*STEPS["commit"], action=lambda: hub.repositories[REPOSITORY].put("README.md", b"x") and None)]
+    with pytest.raises(PublishError, match=r"Somebody else changed README\.md"):
+        ht.publish(finished_run(tmp_path / "run"), REPOSITORY, verify=False)
+    assert hub.repositories[REPOSITORY].files()["README.md"].content == b"x"
+
+
+def test_invalid_card(hub: HubServer, tmp_path: Path) -> None:
+    """A card without a run's record that the Hub would refuse is refused here, before anything is sent."""
+    folder = finished_run(tmp_path / "run")
+    (folder / "run.json").unlink()
+    (folder / "README.md").write_text("---\nlicense: mit\nwidget: nothing\n---\n# Pets\n")
+    with pytest.raises(ArgumentError, match="widget"):
+        ht.publish(folder, REPOSITORY)
+    assert hub.writes() == []
+
+
+def test_card_that_only_the_hub_refuses(hub: HubServer, tmp_path: Path) -> None:
+    """What our validator lets pass and the Hub's does not: its words are shown, and nothing is committed."""
+    hub.faults = [Fault(*STEPS["validate-yaml"], status=400, count=9)]
+    with pytest.raises((ArgumentError, PublishError)):
+        ht.publish(finished_run(tmp_path / "run"), REPOSITORY, verify=False)
+    assert set(hub.repositories[REPOSITORY].files()) == {".gitattributes"}
+
+
+def test_repository_deleted_meanwhile(hub: HubServer, tmp_path: Path) -> None:
+    """The repository vanishes while sending: a clear error; the second run makes it anew."""
+    folder = finished_run(tmp_path / "run")
+    hub.faults = [Fault(*STEPS["preupload"], action=lambda: hub.repositories.pop(REPOSITORY) and None)]
+    with pytest.raises(PublishError, match="deleted meanwhile"):
+        ht.publish(folder, REPOSITORY, verify=False)
+    ht.publish(folder, REPOSITORY, verify=False)
+    published_whole(hub)
