@@ -26,7 +26,16 @@ def test_sigterm_then_the_printed_command(
     model = save_vit(tmp_path / "tiny-vit")
     output = tmp_path / "out"
     required = ["--model_name_or_path", str(model), "--dataset", str(tmp_path / "photos"), "--output_dir", str(output)]
-    flags = ["--recipe", "linear_probe", "--per_device_train_batch_size", "4", "--num_train_epochs", "1"]
+    flags = [
+        "--recipe",
+        "linear_probe",
+        "--solver",
+        "none",
+        "--per_device_train_batch_size",
+        "4",
+        "--num_train_epochs",
+        "1",
+    ]
     original = TransferTrainer.training_step
 
     def step(trainer: TransferTrainer, *args: Any) -> Any:
