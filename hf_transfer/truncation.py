@@ -24,6 +24,7 @@ from itertools import accumulate, groupby
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -39,7 +40,11 @@ logger = logging.getLogger(__name__)
 
 # From the number of kept blocks to the changes of the configuration.
 Rule = Callable[[int], dict[str, Any]]
-_FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, AttributeError, KeyError)
+# What configurations and classes raise on numbers of layers that they were not written for.
+_FAILURES = (
+    *(RuntimeError, ValueError, AssertionError, IndexError, TypeError, AttributeError, KeyError, ArithmeticError),
+    StrictDataclassError,
+)
 _FLAT_FIELDS = ("num_hidden_layers", "n_layer")
 _STAGED_FIELDS = ("stage_num_blocks", "depths", "depth")
 _STAGE_COUNTS = ("num_stages", "num_encoder_blocks")
@@ -54,7 +59,7 @@ _TIMM_STAGED = ("depths", "layers", "depth", "stages")
 def truncation_points(model: nn.Module) -> tuple[str, ...]:
     """Names of the layer groups after which a model can be truncated, from input to output.
 
-    Found on the meta device, from one cut in each stage: no weights are made or read.
+    Found on the meta device, from a cut or two in each stage: no weights are made or read.
 
     Args:
         model: Of transformers or timm; may be on the meta device itself.
@@ -67,11 +72,17 @@ def truncation_points(model: nn.Module) -> tuple[str, ...]:
     rule = _rule(model, blocks)
     if rule is None:
         return ()
-    points: list[str] = []
+    points: set[int] = set()
     for stage in _stages(model, blocks):
-        if _fault(model, blocks, stage[-1], rule) is None:
-            points.extend(blocks[position].name for position in stage)
-    return tuple(points)
+        # After the very last block nothing is cut, which says nothing of the blocks before it.
+        inside, last = (stage[:-1], stage[-1:]) if stage[-1] == len(blocks) - 1 else (stage, [])
+        for run in (inside, last):
+            if run and _fault(model, blocks, run[-1], rule) is None:
+                points.update(run)
+    # A single block is a case of its own: some classes divide by the number of blocks less one.
+    if 0 in points and _fault(model, blocks, 0, rule) is not None:
+        points.remove(0)
+    return tuple(blocks[position].name for position in sorted(points))
 
 
 def truncate(model: nn.Module, after: str | int, *, seed: int = 42) -> nn.Module:

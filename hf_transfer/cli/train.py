@@ -20,7 +20,7 @@ from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.data import ImageData, collate, eval_transform, train_transform
 from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import make_compute_metrics
-from hf_transfer.models import LoadedModel, load_for_training
+from hf_transfer.models import LoadedModel, check_trainable, load_for_training
 from hf_transfer.outputs import RunFolder, SplitResult, write_results
 from hf_transfer.plan import TransferPlan
 from hf_transfer.privacy import check_private
@@ -100,6 +100,7 @@ def train(job: Job) -> None:
     if args.process_index == 0:
         folder.check()
     with args.main_process_first(desc="load the data"):
+        check_trainable(job.model.model_name_or_path, job.model.model_revision)
         data = load_images(job.data)
     loaded = _load_model(job, data)
     compute_metrics = make_compute_metrics(data.label_names, tuple(job.data.metrics or ()))

@@ -175,6 +175,14 @@ def unused_parameters_are_declared(one: Case) -> None:
     assert flags == [(p.requires_grad, p.grad is None) for p in one.model.parameters()]
 
 
+def reused_modules_are_declared(one: Case) -> None:
+    """The modules that run more than once in a forward pass are those that the wrapper reports."""
+    reused = tuple(f"{name}." for name in one.wrapper.reused_modules)
+    found = group_checks.repeated_modules(one.model, one.batch)
+    assert {name for name in found if name.startswith(reused)} == found
+    assert all(any(name.startswith(each) for name in found) for each in reused)
+
+
 def wrap_changes_nothing(one: Case) -> None:
     """Keys, weights, classes, modes, hooks and outputs are as before."""
     model = one.model.eval()
@@ -230,9 +238,11 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "order": groups_in_order_of_execution,
     "head": head_is_what_depends_on_labels,
     "unused": unused_parameters_are_declared,
+    "reused": reused_modules_are_declared,
     "unchanged": wrap_changes_nothing,
     "last:1": last_1_trains_the_end,
     "from:block": training_moves_the_chosen_groups,
     "accumulation": accumulation_is_right,
 }
-NEED_FORWARD = ("order", "unused", "unchanged", "last:1", "from:block", "accumulation")
+TRAINING = ("last:1", "from:block", "accumulation")
+NEED_FORWARD = ("order", "unused", "reused", "unchanged", *TRAINING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hf_transfer.errors import UnknownArchitectureError
 from scripts import make_architectures_doc
 from scripts.architecture_tables import transformers_table
 from tests import every_transformers_class
-from tests.architectures.class_checks import CHECKS, NEED_FORWARD, Items, case
+from tests.architectures.class_checks import CHECKS, NEED_FORWARD, TRAINING, Items, case
 from tests.training import arguments
 
 WITHOUT_LABELS = (
@@ -25,8 +26,21 @@ WITHOUT_LABELS = (
 )
 
 
-@pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("name", every_transformers_class.OPTIONS)
+# Each kind of architecture is trained in the fast tests, too: flat, staged with and without batch norms, several
+# heads, other inputs than images, timm.
+TRAINED_FAST = ("CLIP", "LevitForImageClassificationWithTeacher", "PoolFormer", "ResNet", "Siglip2", "TimmWrapper")
+
+
+def _cases() -> Iterator[Any]:
+    """All checks of all classes; slow are the trainings of most, and the Perceiver on images of 224 x 224 pixels."""
+    for name in every_transformers_class.OPTIONS:
+        for check in CHECKS:
+            training = check in TRAINING and not name.startswith(TRAINED_FAST)
+            slow = training or name.endswith(("Fourier", "ConvProcessing"))
+            yield pytest.param(name, check, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize(("name", "check"), _cases())
 def test_every_class(name: str, check: str) -> None:
     """The check, which says in one line what it proves, holds for the class."""
     if name.startswith("Dinat") and check in NEED_FORWARD and not is_natten_available():
