@@ -15,11 +15,11 @@ that a hook finds in the full one.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from itertools import accumulate, groupby
 from typing import Any
 
@@ -59,7 +59,7 @@ _TIMM_STAGED = ("depths", "layers", "depth", "stages")
 def truncation_points(model: nn.Module) -> tuple[str, ...]:
     """Names of the layer groups after which a model can be truncated, from input to output.
 
-    Found on the meta device, from a cut or two in each stage: no weights are made or read.
+    Found on the meta device, from the first and the last cut of each stage: no weights are made or read.
 
     Args:
         model: Of transformers or timm; may be on the meta device itself.
@@ -72,17 +72,15 @@ def truncation_points(model: nn.Module) -> tuple[str, ...]:
     rule = _rule(model, blocks)
     if rule is None:
         return ()
-    points: set[int] = set()
+    fits = cache(lambda position: _fault(model, blocks, position, rule) is None)
+    points: list[int] = []
     for stage in _stages(model, blocks):
         # After the very last block nothing is cut, which says nothing of the blocks before it.
-        inside, last = (stage[:-1], stage[-1:]) if stage[-1] == len(blocks) - 1 else (stage, [])
-        for run in (inside, last):
-            if run and _fault(model, blocks, run[-1], rule) is None:
-                points.update(run)
-    # A single block is a case of its own: some classes divide by the number of blocks less one.
-    if 0 in points and _fault(model, blocks, 0, rule) is not None:
-        points.remove(0)
-    return tuple(blocks[position].name for position in sorted(points))
+        inside = [position for position in stage if position < len(blocks) - 1]
+        same = all(fits(position) for position in inside[:1] + inside[-1:])
+        points += inside if same else filter(fits, inside)
+        points += filter(fits, stage[len(inside) :])
+    return tuple(blocks[position].name for position in points)
 
 
 def truncate(model: nn.Module, after: str | int, *, seed: int = 42) -> nn.Module:
@@ -253,9 +251,7 @@ def _fault(model: nn.Module, blocks: Sequence[LayerGroup], position: int, rule: 
         return None
     try:
         smaller = remake(model, rule(position + 1), "meta")
-        if is_timm_model(model):
-            with contextlib.suppress(NotImplementedError):  # what the meta device does not know says nothing
-                _run(smaller, *_input_size(model))
+        _try_structure(model, smaller)
         return _structure_fault(model, smaller, blocks[position])
     except TruncationError as error:
         return str(error)
@@ -264,6 +260,20 @@ def _fault(model: nn.Module, blocks: Sequence[LayerGroup], position: int, rule: 
     except _FAILURES as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:150]
         return f"the class cannot be made or run with fewer blocks than its stages ask for ({reason})"
+
+
+def _try_structure(model: nn.Module, smaller: nn.Module) -> None:
+    """Run a smaller structure on the meta device, and pass its failure on unless the whole one fails as well."""
+    try:
+        _run(smaller, *_input_size(model))
+    except NotImplementedError:  # what the meta device does not know says nothing
+        return
+    except _FAILURES:
+        try:
+            _run(remake(model, {}, "meta"), *_input_size(model))
+        except (*_FAILURES, NotImplementedError):
+            return
+        raise
 
 
 def _structure_fault(model: nn.Module, smaller: nn.Module, last: LayerGroup) -> str | None:

@@ -196,6 +196,23 @@ def wrap_changes_nothing(one: Case) -> None:
     assert expected.shape == (4, 3)
 
 
+def truncated_models_run(one: Case) -> None:
+    """Cut after the first, middle and last truncation point, the model runs, with the kept weights bit for bit."""
+    points = ht.truncation_points(one.model)
+    for point in {points[0], points[len(points) // 2], points[-1]} if points else ():
+        smaller = ht.truncate(one.model, point)
+        assert type(smaller) is type(one.model)
+        kept = [group for group in ht.wrap(smaller, strict=True).layer_groups if group.role in ("stem", "block")]
+        assert kept[-1].name == point
+        assert kept[-1].parameter_names and all(
+            torch.equal(smaller.get_parameter(name), one.model.get_parameter(name))
+            for group in kept
+            for name in group.parameter_names
+        )
+        with torch.no_grad():
+            assert logits_of(smaller.eval()(**one.batch)).shape == (4, 3)
+
+
 def last_1_trains_the_end(one: Case) -> None:
     """`last:1` moves the head and the group before it, and nothing else."""
     _check_moved(one, one.names_from(one.wrapper.layer_groups[-2].name), one.step("last:1", 4)[0])
@@ -240,9 +257,10 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "unused": unused_parameters_are_declared,
     "reused": reused_modules_are_declared,
     "unchanged": wrap_changes_nothing,
+    "truncated": truncated_models_run,
     "last:1": last_1_trains_the_end,
     "from:block": training_moves_the_chosen_groups,
     "accumulation": accumulation_is_right,
 }
 TRAINING = ("last:1", "from:block", "accumulation")
-NEED_FORWARD = ("order", "unused", "reused", "unchanged", *TRAINING)
+NEED_FORWARD = ("order", "unused", "reused", "unchanged", "truncated", *TRAINING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 import hf_transfer as ht
 from hf_transfer.cli import main
 from hf_transfer.cli.inspect import notes
+from tests import every_transformers_class
 
 
 @pytest.mark.parametrize("name", ["timm:resnet18", "transformers:vit", "transformers:deit"])
@@ -24,11 +26,12 @@ def test_inspect_takes_bare_names(name: str, capsys: pytest.CaptureFixture[str])
     assert shown["truncation_points"]
 
 
-def test_inspect_tells_what_the_table_does_not_show(capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_tells_what_the_table_does_not_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Parameters without a gradient and modules that run several times are named, as text and as JSON."""
-    assert main(["inspect", "transformers:perceiver"]) == 0
+    every_transformers_class.make("PerceiverForImageClassificationLearned").save_pretrained(tmp_path)
+    assert main(["inspect", str(tmp_path)]) == 0
     assert "Run several times in a forward pass, with the same weights: perceiver.enc" in capsys.readouterr().out
-    assert main(["inspect", "transformers:perceiver", "--json"]) == 0
+    assert main(["inspect", str(tmp_path), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["reused_modules"][0] == "perceiver.encoder.self_attends.0"
     assert (shown["unused_parameters"], shown["shared_parameters"]) == ([], {})
