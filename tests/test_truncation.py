@@ -49,7 +49,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "timm resnet": (lambda: tiny.timm_model("resnet18"), 8, 2),
 }
 # What another model shows, too, or takes long.
-SLOW = ("swin", "segformer", "timm swin", "wrapped resnet", "wrapped vit")
+SLOW = ("swin", "segformer", "timm swin", "timm resnet", "wrapped resnet", "wrapped vit")
 SIZES = {"timm swin": 64, "segformer": 64}
 
 

@@ -59,6 +59,7 @@ def test_bare_name_is_trained_and_not_called_fine_tuned(
     assert main(["evaluate", str(tmp_path / "run"), "--dataset", str(images)]) == 0
 
 
+@pytest.mark.slow
 def test_size_and_channels_reach_the_saved_model(images: Path, tmp_path: Path) -> None:
     """--image_size and --num_channels: the output folder takes a grey image of the new size without hf_transfer."""
     flags = ("--recipe", "linear_probe", "--image_size", "48", "--num_channels", "1")
@@ -74,6 +75,7 @@ def _save(name: str, processor: object, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_perceiver_is_trained(images: Path, tmp_path: Path) -> None:
     """A model that calls its images `inputs` takes them as pixel_values, too."""
     processor = PerceiverImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
