@@ -42,7 +42,11 @@ def bare_config(name: str, num_labels: int | None = None) -> Any:
         return _timm_config(architecture, labels)
     if architecture not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         raise _unknown(name, "an image classifier of transformers", MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
-    return AutoConfig.for_model(architecture, **labels)
+    config = AutoConfig.for_model(architecture, **labels)
+    classes = MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[architecture]
+    # Where a type has several classes (DeiT, LeViT, Perceiver), AutoModel asks the configuration which, or fails.
+    config.architectures = [classes if isinstance(classes, str) else classes[0]]
+    return config
 
 
 def bare_processor(config: Any) -> Any:

@@ -152,7 +152,8 @@ def frozen(model: nn.Module, phase: Phase) -> Iterator[FreezeState]:
     Raises:
         SelectorError: The phase selects nothing in this model.
     """
-    state = phase_freeze_state(model, wrap(model).layer_groups, phase)
+    wrapper = wrap(model)
+    state = without(phase_freeze_state(model, wrapper.layer_groups, phase), wrapper.unused_parameters)
     freezer = Freezer(model)
     freezer.apply(state)
     try:

@@ -11,7 +11,7 @@ from torch import nn
 
 from hf_transfer.errors import ModelError
 from hf_transfer.rebuilding import remake
-from hf_transfer.registry import ModelWrapper, wrap
+from hf_transfer.registry import wrap
 
 logger = logging.getLogger(__name__)
 
@@ -30,11 +30,6 @@ def head_tensors(model: nn.Module) -> frozenset[str]:
         for name in modules[path].state_dict(keep_vars=True)
     )
     return frozenset(head.parameter_names) | frozenset(inside)
-
-
-def unused_parameters(wrapper: ModelWrapper) -> tuple[str, ...]:
-    """Names of the parameters that no forward pass uses, where the wrapper declares them."""
-    return tuple(getattr(wrapper, "unused_parameters", ()))
 
 
 def draw_new_head(model: nn.Module, seed: int) -> None:
@@ -76,7 +71,7 @@ def check_loaded(model: nn.Module, name: str, info: Mapping[str, Iterable[Any]])
     parameters = {parameter for parameter, _ in model.named_parameters()}
     wrapper, head = wrap(model), head_tensors(model)
     absent = (missing | other_shape) - head
-    unused = absent & ({n for n in absent if n.endswith("mask_token")} | set(unused_parameters(wrapper)))
+    unused = absent & set(wrapper.unused_parameters)
     neck = (absent - other_shape) & {
         n for group in wrapper.layer_groups if group.role == "neck" for n in group.parameter_names
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from hf_transfer.errors import ModelError
 from hf_transfer.heads import check_loaded, draw_new_head
 from hf_transfer.image_size import resize_input
 from hf_transfer.lineage import lineage_of
-from hf_transfer.registry import architecture_name
+from hf_transfer.registry import INFERRED, architecture_name, registry_key, wrap
 from hf_transfer.repo_ids import is_repo_id
 from hf_transfer.saving import complete_timm_config
 
@@ -116,6 +117,31 @@ def load_for_training(
         model, processor = resize_input(model, image_size), with_image_size(processor, image_size)
     complete_timm_config(model, processor)
     return LoadedModel(model, processor, _base_model(name, revision, model), new_head or reset_head)
+
+
+def check_trainable(name: str, revision: str | None = None) -> None:
+    """Refuse what cannot be trained on images and labels, from its configuration alone, before any image is read.
+
+    Raises:
+        TransferError: The model is not found, has no image processor, takes no classification head, or other inputs
+            than one tensor of images.
+    """
+    model = load_structure(name, revision, num_labels=2)
+    if registry_key(model) != INFERRED:
+        _ = wrap(model).head
+    arguments = inspect.signature(model.forward).parameters
+    takes = "pixel_values" in arguments and "spatial_shapes" not in arguments
+    if not takes:
+        given = [each for each in arguments if each in ("input_ids", "pixel_attention_mask", "spatial_shapes")]
+        raise ModelError(
+            f"{type(model).__name__} cannot be trained on images as they are: it takes {', '.join(given)}, and not a "
+            "tensor of images alone (pixel_values). TransferTrainer trains it on a data set that gives these inputs; "
+            "hf-transfer train needs another model."
+        )
+    if is_bare_name(name):
+        bare_processor(_load_config(name, revision))
+    else:
+        load_processor(name, revision)
 
 
 def load_trained(folder: str, revision: str | None = None) -> LoadedModel:

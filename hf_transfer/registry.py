@@ -82,6 +82,14 @@ class ModelWrapper:
         """
         return ()
 
+    @property
+    def reused_modules(self) -> tuple[str, ...]:
+        """Names of the modules that are known to run several times in one forward pass.
+
+        Each belongs to the group that runs it first.
+        """
+        return ()
+
     @classmethod
     def fits(cls, model: nn.Module) -> bool:
         """Whether the wrapper knows this model; the groups of one that it does not know are inferred."""

@@ -15,15 +15,16 @@ that a hook finds in the full one.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from itertools import accumulate, groupby
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -39,7 +40,11 @@ logger = logging.getLogger(__name__)
 
 # From the number of kept blocks to the changes of the configuration.
 Rule = Callable[[int], dict[str, Any]]
-_FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, AttributeError, KeyError)
+# What configurations and classes raise on numbers of layers that they were not written for.
+_FAILURES = (
+    *(RuntimeError, ValueError, AssertionError, IndexError, TypeError, AttributeError, KeyError, ArithmeticError),
+    StrictDataclassError,
+)
 _FLAT_FIELDS = ("num_hidden_layers", "n_layer")
 _STAGED_FIELDS = ("stage_num_blocks", "depths", "depth")
 _STAGE_COUNTS = ("num_stages", "num_encoder_blocks")
@@ -54,7 +59,7 @@ _TIMM_STAGED = ("depths", "layers", "depth", "stages")
 def truncation_points(model: nn.Module) -> tuple[str, ...]:
     """Names of the layer groups after which a model can be truncated, from input to output.
 
-    Found on the meta device, from one cut in each stage: no weights are made or read.
+    Found on the meta device, from the first and the last cut of each stage: no weights are made or read.
 
     Args:
         model: Of transformers or timm; may be on the meta device itself.
@@ -67,11 +72,15 @@ def truncation_points(model: nn.Module) -> tuple[str, ...]:
     rule = _rule(model, blocks)
     if rule is None:
         return ()
-    points: list[str] = []
+    fits = cache(lambda position: _fault(model, blocks, position, rule) is None)
+    points: list[int] = []
     for stage in _stages(model, blocks):
-        if _fault(model, blocks, stage[-1], rule) is None:
-            points.extend(blocks[position].name for position in stage)
-    return tuple(points)
+        # After the very last block nothing is cut, which says nothing of the blocks before it.
+        inside = [position for position in stage if position < len(blocks) - 1]
+        same = all(fits(position) for position in inside[:1] + inside[-1:])
+        points += inside if same else filter(fits, inside)
+        points += filter(fits, stage[len(inside) :])
+    return tuple(blocks[position].name for position in points)
 
 
 def truncate(model: nn.Module, after: str | int, *, seed: int = 42) -> nn.Module:
@@ -242,9 +251,7 @@ def _fault(model: nn.Module, blocks: Sequence[LayerGroup], position: int, rule: 
         return None
     try:
         smaller = remake(model, rule(position + 1), "meta")
-        if is_timm_model(model):
-            with contextlib.suppress(NotImplementedError):  # what the meta device does not know says nothing
-                _run(smaller, *_input_size(model))
+        _try_structure(model, smaller)
         return _structure_fault(model, smaller, blocks[position])
     except TruncationError as error:
         return str(error)
@@ -253,6 +260,20 @@ def _fault(model: nn.Module, blocks: Sequence[LayerGroup], position: int, rule: 
     except _FAILURES as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:150]
         return f"the class cannot be made or run with fewer blocks than its stages ask for ({reason})"
+
+
+def _try_structure(model: nn.Module, smaller: nn.Module) -> None:
+    """Run a smaller structure on the meta device, and pass its failure on unless the whole one fails as well."""
+    try:
+        _run(smaller, *_input_size(model))
+    except NotImplementedError:  # what the meta device does not know says nothing
+        return
+    except _FAILURES:
+        try:
+            _run(remake(model, {}, "meta"), *_input_size(model))
+        except (*_FAILURES, NotImplementedError):
+            return
+        raise
 
 
 def _structure_fault(model: nn.Module, smaller: nn.Module, last: LayerGroup) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -71,6 +72,18 @@ def check_coarser(fine: Sequence[LayerGroup], coarse: Sequence[LayerGroup]) -> N
     order = [next(iter(indices)) for indices in found]
     assert order == sorted(order)
     assert [coarse[index].role for index in order] == [group.role for group in fine]
+
+
+def repeated_modules(model: nn.Module, inputs: dict[str, torch.Tensor]) -> set[str]:
+    """Names of the modules with parameters of their own that run more than once in a forward pass in eval mode."""
+    runs: Counter[str] = Counter()
+    own = {name: m for name, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None}
+    hooks = [m.register_forward_pre_hook(lambda _m, _a, n=n: runs.update((n,))) for n, m in own.items()]
+    with torch.no_grad():
+        model.eval()(**inputs)
+    for hook in hooks:
+        hook.remove()
+    return {name for name, count in runs.items() if count > 1}
 
 
 def first_runs(model: nn.Module, *inputs: torch.Tensor | dict[str, torch.Tensor]) -> dict[str, int]:

@@ -80,6 +80,15 @@ def test_frozen_dropout_is_off_and_head_dropout_is_on() -> None:
         assert not any(m.training for m in model.efficientnet.encoder.modules() if isinstance(m, nn.Dropout))
 
 
+def test_parameters_that_nothing_uses_stay_frozen() -> None:
+    """DINOv2's mask token is trained by no plan: DDP around the model would wait for its gradient."""
+    model = tiny.dinov2()
+    with ht.frozen(model, ht.Phase("all", "all")) as state:
+        assert "dinov2.embeddings.mask_token" not in state.trained
+        still = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert still == ["dinov2.embeddings.mask_token"]
+
+
 def test_context_gives_everything_back() -> None:
     """After the context, requires_grad, training flags and train() are as before, also after an exception."""
     model = tiny.resnet()

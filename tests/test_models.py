@@ -12,7 +12,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, ViTImageProcessor
 
 from hf_transfer.errors import ModelError
-from hf_transfer.heads import unused_parameters
 from hf_transfer.models import label_names_of, load_for_training, load_structure, load_trained
 from hf_transfer.registry import architecture_name, wrap
 from tests import tiny
@@ -166,14 +165,6 @@ def test_missing_unused_weight_is_reported(tmp_path: Path, caplog: pytest.LogCap
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     load_for_training(_without(tmp_path, "mask_token"), ("a", "b"))
     assert "lacks weights that no forward pass uses" in caplog.text
-
-
-def test_unused_parameters_are_what_the_wrapper_says() -> None:
-    """The seam to wrappers that know them; none where a wrapper does not."""
-    wrapper = wrap(tiny.vit())
-    assert unused_parameters(wrapper) == ()
-    wrapper.unused_parameters = ("vit.embeddings.cls_token",)
-    assert unused_parameters(wrapper) == ("vit.embeddings.cls_token",)
 
 
 def test_config_of_other_sizes_is_an_error(tmp_path: Path) -> None:

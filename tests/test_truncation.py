@@ -48,10 +48,14 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "wrapped resnet": (lambda: tiny.timm_wrapper("resnet18"), 8, 2),
     "timm resnet": (lambda: tiny.timm_model("resnet18"), 8, 2),
 }
+# What another model shows, too, or takes long.
+SLOW = ("swin", "segformer", "timm swin", "timm resnet", "wrapped resnet", "wrapped vit")
 SIZES = {"timm swin": 64, "segformer": 64}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in MODELS]
+)
 def test_cuts_keep_what_is_before_and_load_alone(name: str, tmp_path: Path) -> None:
     """After every point: class, labels, kept weights bit for bit, a new head, and the same logits once loaded."""
     make, blocks, points = MODELS[name]
@@ -67,10 +71,9 @@ def test_cuts_keep_what_is_before_and_load_alone(name: str, tmp_path: Path) -> N
         smaller = ht.truncate(model, point)
         kept = wrap(smaller).layer_groups
         assert type(smaller) is type(model)
-        assert not {n for g in groups if g.name == numbered[-1] for n in g.parameter_names} & set(
-            smaller.state_dict() if point != found[-1] else ()
-        )
         weights = smaller.state_dict()
+        # A norm at the end of a stage is in the group of its last block, and stays.
+        assert point == found[-1] or not [name for name in weights if name.startswith(f"{numbered[-1]}.")]
         for group in kept:
             for parameter in group.parameter_names if group.role in ("stem", "block") else ():
                 assert torch.equal(weights[parameter], old[parameter]), parameter

@@ -7,17 +7,25 @@ from hf_transfer.architectures.layout import Layout, register_layout
 _CLASSIFIER = ("classifier",)
 
 
-def _transformer(prefix: str, blocks: str, unused: tuple[str, ...] = (), **heads: tuple[str, ...]) -> Layout:
+def _transformer(
+    prefix: str,
+    blocks: str,
+    *,
+    head: tuple[str, ...] = _CLASSIFIER,
+    unused: tuple[str, ...] = (),
+    reused: tuple[str, ...] = (),
+) -> Layout:
     """A vision transformer: embeddings, layers, and a final norm, which some configurations put into a pooler."""
     return Layout(
-        # A relative position bias that all layers share is computed before the first of them.
+        # A relative position bias that all layers share first runs before the first of them.
         stem=tuple(
             f"{prefix}.{part}" for part in ("embeddings", "shared_position_bias", "encoder.relative_position_bias")
         ),
         blocks=f"{prefix}.{blocks}.*",
         neck=(f"{prefix}.layernorm", f"{prefix}.pooler"),
-        head=heads.get("head", _CLASSIFIER),
+        head=head,
         unused=tuple(f"{prefix}.{part}" for part in unused),
+        reused=tuple(f"{prefix}.{part}" for part in reused),
     )
 
 
@@ -36,7 +44,12 @@ FLAT = {
     "beit": _transformer("beit", "layers", unused=("embeddings.mask_token",)),
     # The classifier averages the patches as they are before the norm, which only the class token would pass.
     "clip": _vision_tower(unused=("vision_model.post_layernorm",)),
-    "data2vec-vision": _transformer("data2vec_vision", "encoder.layer", unused=("embeddings.mask_token",)),
+    "data2vec-vision": _transformer(
+        "data2vec_vision",
+        "encoder.layer",
+        unused=("embeddings.mask_token",),
+        reused=("encoder.relative_position_bias",),
+    ),
     "deit": _transformer("deit", "layers", head=("classifier", "cls_classifier", "distillation_classifier")),
     "dinov2": _transformer("dinov2", "encoder.layer", unused=("embeddings.mask_token",)),
     "dinov2_with_registers": _transformer("dinov2_with_registers", "encoder.layer", unused=("embeddings.mask_token",)),

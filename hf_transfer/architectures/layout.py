@@ -29,6 +29,7 @@ class Layout:
         stage_exit: Patterns (one `*`) of modules that run after the blocks of a stage; they join its last block.
         unused: Parameters, or modules, that the classifier's forward pass does not use and that therefore never get a
             gradient; those that a configuration leaves out are skipped.
+        reused: Modules that run several times in one forward pass; those that a configuration leaves out are skipped.
     """
 
     stem: tuple[str, ...]
@@ -38,9 +39,10 @@ class Layout:
     stage_entry: tuple[str, ...] = ()
     stage_exit: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    reused: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("stem", "head", "neck", "stage_entry", "stage_exit", "unused"):
+        for name in ("stem", "head", "neck", "stage_entry", "stage_exit", "unused", "reused"):
             paths = getattr(self, name)
             if not isinstance(paths, tuple) or not all(isinstance(path, str) and path for path in paths):
                 raise ArgumentError(f"Layout.{name} is a tuple of module paths, found {paths!r}.")
@@ -100,6 +102,12 @@ class LayoutWrapper(ModelWrapper):
     def unused_parameters(self) -> tuple[str, ...]:
         """The declared parameters that never get a gradient, as far as the model has them."""
         return tuple(name for name, _ in self.model.named_parameters() if is_inside(name, self.layout.unused))
+
+    @property
+    def reused_modules(self) -> tuple[str, ...]:
+        """The declared modules that run several times, as far as the model has them."""
+        modules = dict(self.model.named_modules())
+        return tuple(path for path in self.layout.reused if path in modules)
 
     def _role_of(self, name: str) -> Role:
         ends: tuple[tuple[Role, tuple[str, ...]], ...] = (

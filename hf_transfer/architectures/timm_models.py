@@ -54,6 +54,16 @@ class TimmModelWrapper(ModelWrapper):
         """The timm model itself, also where transformers' TimmWrapper is around it."""
         return getattr(self.model, "timm_model", self.model)
 
+    @property
+    def unused_parameters(self) -> tuple[str, ...]:
+        """The declared weights that mix classifiers, in a model without any: timm keeps them, switched off."""
+        layout = declared_layout(self.inner)
+        if layout is None or classifier_paths(self.inner):
+            return ()
+        prefix = "" if self.inner is self.model else "timm_model."
+        names = [name for name, _ in self.inner.named_parameters()]
+        return tuple(prefix + name for name in names if any(re.search(pattern, name) for pattern in layout.head))
+
     def draft_groups(self) -> list[GroupDraft]:
         inner = self.inner
         if without_classifier(inner) and inner not in _WARNED:

@@ -14,7 +14,6 @@ from hf_transfer import recipes
 from hf_transfer.cli.options import parse
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.errors import ArgumentError
-from hf_transfer.heads import unused_parameters
 from hf_transfer.models import load_structure
 from hf_transfer.plan import TransferPlan, align
 from hf_transfer.registry import ModelWrapper, architecture_name, wrap
@@ -62,8 +61,8 @@ def run(argv: Sequence[str]) -> int:
         return 0
     terminal.heading(f"{architecture_name(model)}: {sum(p.numel() for p in model.parameters()):,} parameters")
     terminal.text(plan.describe(model, rate) if plan is not None else _table(model, wrapper))
-    if unused := unused_parameters(wrapper):
-        terminal.text(f"No forward pass uses: {', '.join(unused)}. They stay frozen.")
+    for note in notes(wrapper):
+        terminal.text(note)
     return 0
 
 
@@ -93,11 +92,25 @@ def _as_dict(model: nn.Module, wrapper: ModelWrapper, plan: TransferPlan | None,
         "source": wrapper.source,
         "parameters": sum(counts.values()),
         "groups": groups,
-        "unused_parameters": list(unused_parameters(wrapper)),
+        "unused_parameters": list(wrapper.unused_parameters),
+        "shared_parameters": {name: list(others) for name, others in wrapper.shared_parameters.items()},
+        "reused_modules": list(wrapper.reused_modules),
         "truncation_points": list(truncation_points(model)),
         "plan": plan.to_dict() if plan is not None else None,
         "learning_rate": rate if plan is not None else None,
     }
+
+
+def notes(wrapper: ModelWrapper) -> list[str]:
+    """What the table of groups does not show: parts without a gradient, in several places, or run several times."""
+    found = []
+    if unused := wrapper.unused_parameters:
+        found.append(f"No forward pass uses: {', '.join(unused)}. They get no gradient and stay as they are.")
+    for name, others in wrapper.shared_parameters.items():
+        found.append(f"Shared: {name} is also {', '.join(others)}; it belongs to the group that runs first.")
+    if reused := wrapper.reused_modules:
+        found.append(f"Run several times in a forward pass, with the same weights: {', '.join(reused)}.")
+    return found
 
 
 def _table(model: nn.Module, wrapper: ModelWrapper) -> str:

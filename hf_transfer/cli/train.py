@@ -26,7 +26,7 @@ from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import make_compute_metrics
 from hf_transfer.evaluation.calibration import measure_calibration
 from hf_transfer.hub import check_target
-from hf_transfer.models import LoadedModel, load_for_training
+from hf_transfer.models import LoadedModel, check_trainable, load_for_training
 from hf_transfer.outputs import RunFolder, SplitResult, write_results
 from hf_transfer.plan import TransferPlan
 from hf_transfer.privacy import check_private
@@ -133,6 +133,7 @@ def train(job: Job) -> None:
         if args.push_to_hub:
             check_target(args.hub_model_id or folder.path.absolute().name, args.hub_private_repo is not False)
     with args.main_process_first(desc="load the data"):
+        check_trainable(job.model.model_name_or_path, job.model.model_revision)
         data = load_images(job.data)
     loaded = _load_model(job, data)
     compute_metrics = make_compute_metrics(data.label_names, tuple(job.data.metrics or ()))

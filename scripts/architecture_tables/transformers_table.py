@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+import transformers
+from torch import nn
+from transformers.utils import is_natten_available
+
 import hf_transfer as ht
 from tests import every_transformers_class
 from tests.architectures.class_checks import CHECKS, NEED_FORWARD, case
 
-_FACTS = ("class", "model type", "groups", "stages", "head", "parameters without gradient")
+_FACTS = ("class", "model type", "groups", "stages", "head", "parameters without gradient", "truncation points")
 
 
 def section() -> list[str]:
@@ -56,7 +60,16 @@ def facts(name: str) -> list[str]:
         str(stages),
         ", ".join(f"`{head}`" for head in heads),
         ", ".join(unused[:2] + more) or "none",
+        _truncation_points(one.model, wrapper),
     ]
+
+
+def _truncation_points(model: nn.Module, wrapper: ht.ModelWrapper) -> str:
+    """After how many of the blocks the model can be truncated."""
+    if isinstance(model, transformers.DinatForImageClassification) and not is_natten_available():
+        return "not run (natten)"
+    points, blocks = len(ht.truncation_points(model)), sum(group.role == "block" for group in wrapper.layer_groups)
+    return "none" if not points else "after every block" if points == blocks else f"after {points} of {blocks} blocks"
 
 
 def results(name: str) -> list[str]:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 import hf_transfer as ht
+from hf_transfer.architectures.classifier import is_inside
 from hf_transfer.losses import logits_of
 from hf_transfer.registry import ModelWrapper
 from hf_transfer.unused_parameters import find_unused_parameters
@@ -175,6 +176,14 @@ def unused_parameters_are_declared(one: Case) -> None:
     assert flags == [(p.requires_grad, p.grad is None) for p in one.model.parameters()]
 
 
+def reused_modules_are_declared(one: Case) -> None:
+    """The modules that run more than once in a forward pass are those that the wrapper reports."""
+    reused = one.wrapper.reused_modules
+    found = group_checks.repeated_modules(one.model, one.batch)
+    assert not [name for name in found if not is_inside(name, reused)]
+    assert not [path for path in reused if not any(is_inside(name, (path,)) for name in found)]
+
+
 def wrap_changes_nothing(one: Case) -> None:
     """Keys, weights, classes, modes, hooks and outputs are as before."""
     model = one.model.eval()
@@ -186,6 +195,23 @@ def wrap_changes_nothing(one: Case) -> None:
     with torch.no_grad():
         assert torch.equal(logits_of(model(**one.batch)), expected)
     assert expected.shape == (4, 3)
+
+
+def truncated_models_run(one: Case) -> None:
+    """Cut after the first, middle and last truncation point, the model runs, with the kept weights bit for bit."""
+    points = ht.truncation_points(one.model)
+    for point in {points[0], points[len(points) // 2], points[-1]} if points else ():
+        smaller = ht.truncate(one.model, point)
+        assert type(smaller) is type(one.model)
+        kept = [group for group in ht.wrap(smaller, strict=True).layer_groups if group.role in ("stem", "block")]
+        assert kept[-1].name == point
+        assert kept[-1].parameter_names and all(
+            torch.equal(smaller.get_parameter(name), one.model.get_parameter(name))
+            for group in kept
+            for name in group.parameter_names
+        )
+        with torch.no_grad():
+            assert logits_of(smaller.eval()(**one.batch)).shape == (4, 3)
 
 
 def last_1_trains_the_end(one: Case) -> None:
@@ -230,9 +256,12 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "order": groups_in_order_of_execution,
     "head": head_is_what_depends_on_labels,
     "unused": unused_parameters_are_declared,
+    "reused": reused_modules_are_declared,
     "unchanged": wrap_changes_nothing,
+    "truncated": truncated_models_run,
     "last:1": last_1_trains_the_end,
     "from:block": training_moves_the_chosen_groups,
     "accumulation": accumulation_is_right,
 }
-NEED_FORWARD = ("order", "unused", "unchanged", "last:1", "from:block", "accumulation")
+SLOW = ("truncated", "last:1", "from:block", "accumulation")
+NEED_FORWARD = ("order", "unused", "reused", "unchanged", *SLOW)

@@ -15,7 +15,7 @@ from hf_transfer.errors import UnknownArchitectureError
 from scripts import make_architectures_doc
 from scripts.architecture_tables import transformers_table
 from tests import every_transformers_class
-from tests.architectures.class_checks import CHECKS, NEED_FORWARD, Items, case
+from tests.architectures.class_checks import CHECKS, NEED_FORWARD, SLOW, Items, case
 from tests.training import arguments
 
 WITHOUT_LABELS = (
@@ -25,8 +25,20 @@ WITHOUT_LABELS = (
 )
 
 
-@pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("name", every_transformers_class.OPTIONS)
+# Each kind of architecture is trained and truncated in the fast tests, too: flat, staged with and without batch
+# norms, several heads, other inputs than images, timm.
+FAST = ("CLIP", "LevitForImageClassificationWithTeacher", "PoolFormer", "ResNet", "Siglip2", "TimmWrapper")
+
+
+def _case(name: str, check: str) -> Any:
+    """Slow are the trainings and truncations of most, and all of a Perceiver on images of 224 x 224 pixels."""
+    slow = (check in SLOW and not name.startswith(FAST)) or name.endswith(("Fourier", "ConvProcessing"))
+    return pytest.param(name, check, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "check"), [_case(name, check) for name in every_transformers_class.OPTIONS for check in CHECKS]
+)
 def test_every_class(name: str, check: str) -> None:
     """The check, which says in one line what it proves, holds for the class."""
     if name.startswith("Dinat") and check in NEED_FORWARD and not is_natten_available():
@@ -69,6 +81,7 @@ def test_models_that_take_no_labels(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(torch.as_tensor(trainer.predict(data).predictions), logits)
 
 
+@pytest.mark.slow
 def test_the_document_is_current() -> None:
     """docs/architectures.md names the installed versions, each class, and the numbers of groups that it has now."""
     text = make_architectures_doc.DOCUMENT.read_text(encoding="utf-8")

@@ -135,8 +135,12 @@ def test_a_model_without_head_says_so(name: str) -> None:
 
 def test_weights_that_mix_classifiers_are_neck_without_them() -> None:
     """EfficientViM keeps the weights of its classifiers when these are taken off; they make no head."""
-    groups = ht.wrap(timm_zoo.hollow("efficientvim_m1_dist", num_classes=0)).layer_groups
+    model = timm_zoo.hollow("efficientvim_m1_dist", num_classes=0)
+    groups = ht.wrap(model).layer_groups
     assert groups[-1].role == "neck" and "weights_dist" in groups[-1].parameter_names
+    switched_off = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert set(ht.wrap(model).unused_parameters) == switched_off == {"weights", "weights_dist"}
+    assert ht.wrap(timm_zoo.hollow("efficientvim_m1_dist")).unused_parameters == ()
 
 
 @pytest.mark.parametrize("name", ["qwen3_vit_88m_enc", "mobilenetv5_300m_enc"])

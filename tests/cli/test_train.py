@@ -14,7 +14,6 @@ import PIL.Image
 import pyarrow.parquet
 import pytest
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 import hf_transfer as ht
 from hf_transfer.cli import main
@@ -468,45 +467,3 @@ def test_loss_that_is_not_finite_stops_with_the_step(
     assert "'fine-tune'" in errors[0]
     assert "checkpoint-1" in errors[0]
     assert (tmp_path / "run" / "checkpoint-1" / "model.safetensors").is_file()
-
-
-def test_bare_name_is_trained_and_not_called_fine_tuned(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """An architecture's name trains from random weights, on small grey images, and output and card say so."""
-    flags = ("--recipe", "fine_tune", "--max_steps", "1", "--image_size", "32", "--num_channels", "1")
-    assert _train(Path("timm:test_resnet"), images, tmp_path / "run", *flags) == 0
-    assert "all weights are random" in capsys.readouterr().out
-    card = (tmp_path / "run" / "README.md").read_text()
-    assert "trained from scratch" in card
-    assert "base_model:" not in card
-    record = RunRecord.load(tmp_path / "run" / "run.json")
-    assert record.base_model["random_weights"] is True
-    assert len(record.preprocessing["mean"]) == 1
-    weights = load_file(tmp_path / "run" / "model.safetensors")
-    stem = [value.shape[1] for name, value in weights.items() if name.startswith("conv1.") and value.ndim == 4]
-    assert min(stem) == 1
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (config["model_args"], config["pretrained_cfg"]["input_size"]) == ({"in_chans": 1}, [1, 32, 32])
-    assert main(["evaluate", str(tmp_path / "run"), "--dataset", str(images)]) == 0
-
-
-def test_size_and_channels_reach_the_saved_model(vit: Path, images: Path, tmp_path: Path) -> None:
-    """--image_size and --num_channels: the output folder takes a grey image of the new size without hf_transfer."""
-    flags = ("--recipe", "linear_probe", "--image_size", "48", "--num_channels", "1")
-    assert _train(vit, images, tmp_path / "run", *flags) == 0
-    pixels = AutoImageProcessor.from_pretrained(tmp_path / "run")(PIL.Image.new("L", (9, 9)), return_tensors="pt")
-    assert pixels["pixel_values"].shape == (1, 1, 48, 48)
-    assert AutoModelForImageClassification.from_pretrained(tmp_path / "run")(**pixels).logits.shape == (1, 4)
-
-
-@pytest.mark.parametrize("name", ["timm:resnet18", "transformers:vit"])
-def test_inspect_takes_bare_names(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The table of an architecture needs no weights; JSON has the points of truncation, too."""
-    assert main(["inspect", name]) == 0
-    assert name in capsys.readouterr().out
-    assert main(["inspect", name, "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert shown["groups"][-1]["role"] == "head"
-    assert set(shown["truncation_points"]) <= {group["name"] for group in shown["groups"]}
-    assert shown["truncation_points"]
