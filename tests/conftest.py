@@ -5,8 +5,10 @@ They are made before transformers, datasets or matplotlib are imported, which re
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -38,6 +40,17 @@ torch.set_num_threads(min(2, torch.get_num_threads()))
 # No deadline: a busy machine is not a fault. No database: nothing is written beside the sources.
 hypothesis.settings.register_profile("project", deadline=None, database=None)
 hypothesis.settings.load_profile("project")
+
+
+@pytest.fixture(autouse=True)
+def fresh_process_state() -> None:
+    """Undo what commands that ran in this process did to logging; a shell may ignore SIGINT in the background."""
+    ours = logging.getLogger("hf_transfer")
+    ours.handlers.clear()
+    ours.propagate = True
+    ours.setLevel(logging.NOTSET)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
