@@ -121,6 +121,7 @@ def test_wilson_interval_agrees_with_scipy(hits: int, n: int) -> None:
     assert low <= hits / n <= high
 
 
+@pytest.mark.slow
 def test_bootstrap_agrees_with_plain_resampling() -> None:
     """The fast resampling gives the interval that resampling the images themselves gives."""
     logits, labels = made_up(120, 4, 1.0)

@@ -80,6 +80,7 @@ def _logits(model: nn.Module, images: torch.Tensor) -> np.ndarray:
     return (output if isinstance(output, torch.Tensor) else output.logits).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_the_model_gives_the_solvers_scores(name: str, tmp_path: Path) -> None:
     """The model's own forward pass, after saving and loading where it can, gives what predict() gave from features."""

@@ -61,6 +61,7 @@ def test_strategies(hub: HubServer, tmp_path: Path, strategy: str, folders: set[
     assert str(tmp_path).encode() not in hub.received and TOKEN.encode() not in hub.received
 
 
+@pytest.mark.slow
 def test_failed_pushes_do_not_stop_the_run_and_are_made_up_for(
     hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

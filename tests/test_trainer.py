@@ -347,6 +347,7 @@ def test_resuming_from_scratch_keeps_the_checkpoint(tmp_path: Path) -> None:
     assert all(torch.equal(v, expected[k]) for k, v in resumed.model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_smaller_batch_after_lack_of_memory_starts_the_plan_anew(tmp_path: Path) -> None:
     """auto_find_batch_size retries with half the batch: steps, optimizer and freezing are those of the new try."""
     model = tiny.resnet()

@@ -293,6 +293,7 @@ def test_resume_goes_on_with_the_same_run(vit: Path, images: Path, tmp_path: Pat
     assert all((first[name] == second[name]).all() for name in first)
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_a_run_and_nothing_else(vit: Path, images: Path, tmp_path: Path) -> None:
     """--overwrite_output_dir removes the files of the earlier run; a stranger's file stays."""
     output = tmp_path / "run"
@@ -428,6 +429,7 @@ def test_plan_for_another_architecture_is_refused(
     assert "give either --plan" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_plan_of_a_run_repeats_it(finished: Path, resnet: Path, images: Path, tmp_path: Path) -> None:
     """--plan with a run's transfer_plan.json, on the same model and data, gives the same weights."""
     assert _train(resnet, images, tmp_path / "again", "--plan", str(finished / "transfer_plan.json")) == 0

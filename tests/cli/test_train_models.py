@@ -38,6 +38,7 @@ def _train(model: Path | str, images: Path | str, output: Path, *flags: str) -> 
     return main(["train", *required, "--max_steps", "1", "--per_device_train_batch_size", "8", *flags])
 
 
+@pytest.mark.slow
 def test_bare_name_is_trained_and_not_called_fine_tuned(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
