@@ -80,12 +80,13 @@ class LogitsLoss:
         logits = logits_of(outputs)
         if labels is None:
             raise DataError("The model is trained on labels, but the batch has none: expected a column 'labels'.")
-        if labels.is_floating_point():
-            return functional.binary_cross_entropy_with_logits(logits, labels.view_as(logits))
         reduction = "mean" if num_items_in_batch is None else "sum"
-        loss = functional.cross_entropy(
-            logits, labels.view(-1), reduction=reduction, label_smoothing=self.label_smoothing
-        )
+        if labels.is_floating_point():
+            loss = functional.binary_cross_entropy_with_logits(logits, labels.view_as(logits), reduction=reduction)
+        else:
+            loss = functional.cross_entropy(
+                logits, labels.view(-1), reduction=reduction, label_smoothing=self.label_smoothing
+            )
         return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 

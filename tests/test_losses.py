@@ -1,4 +1,4 @@
-"""hf_transfer.losses: which models scale their loss by num_items_in_batch."""
+"""hf_transfer.losses: which models scale their loss by num_items_in_batch, and the loss of those that have none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_transfer.losses import uses_num_items_in_batch
+from hf_transfer.losses import LogitsLoss, uses_num_items_in_batch
 from tests import tiny
 
 
@@ -33,3 +33,14 @@ def test_classes_of_others_are_left_to_trainers_rule() -> None:
 
     assert uses_num_items_in_batch(Own())
     assert uses_num_items_in_batch(tiny.timm_wrapper("resnet18"))
+
+
+def test_micro_batches_of_several_labels_add_up_to_the_mean() -> None:
+    """Two halves, each with the number of all labels, give the loss of the whole; Trainer divides no further."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 3, generator=generator)
+    labels = torch.randint(0, 2, (4, 3), generator=generator).float()
+    whole = LogitsLoss()({"logits": logits}, labels)
+    items = labels.ne(-100).sum()  # as Trainer counts
+    halves = [LogitsLoss()({"logits": logits[rows]}, labels[rows], items) for rows in (slice(2), slice(2, 4))]
+    torch.testing.assert_close(sum(halves), whole)
