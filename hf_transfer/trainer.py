@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -139,7 +140,10 @@ class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer, 
         return None if self._phase_callback is None else self._phase_callback.clock.resolved
 
     def train(
-        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None
+        self,
+        resume_from_checkpoint: str | os.PathLike[str] | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: Any = None,
     ) -> Any:
         """Train; arguments and result are those of `transformers.Trainer.train`.
 
@@ -155,7 +159,14 @@ class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer, 
         """
         if resume_from_checkpoint is True:
             last = last_complete(self.args.output_dir)
-            resume_from_checkpoint = True if last is None else str(last)  # Trainer says that there is none
+            if last is None:
+                raise PlanError(
+                    f"There is no complete checkpoint in {self.args.output_dir} to resume from. Leave "
+                    "resume_from_checkpoint out to begin."
+                )
+            resume_from_checkpoint = last
+        if isinstance(resume_from_checkpoint, os.PathLike):
+            resume_from_checkpoint = os.fspath(resume_from_checkpoint)
         if self.plan is None:
             return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
         size, rate = self.get_total_train_batch_size(self.args), self.args.learning_rate

@@ -67,6 +67,20 @@ def test_another_run_is_refused(plan: ht.TransferPlan, options: dict[str, Any], 
         trainer.train(resume_from_checkpoint=str(run / "checkpoint-6"))
 
 
+def test_a_path_is_checked_as_text_is(run: Path) -> None:
+    """A checkpoint may be given as a Path; another plan is refused all the same."""
+    trainer = _trainer(run, replace(PLAN, schedule="run"), save_strategy="no")
+    with pytest.raises(PlanError, match="schedule was"):
+        trainer.train(resume_from_checkpoint=run / "checkpoint-6")
+
+
+def test_without_a_complete_checkpoint_there_is_none_to_resume(tmp_path: Path) -> None:
+    """A folder that a killed process left half-written is not picked up, also where it is the only one."""
+    (tmp_path / "checkpoint-2").mkdir()
+    with pytest.raises(PlanError, match="no complete checkpoint"):
+        _trainer(tmp_path).train(resume_from_checkpoint=True)
+
+
 def test_allowed_change_starts_the_next_phase_fresh(run: Path, tmp_path: Path) -> None:
     """With allow_plan_change the shared finished phase is kept; the other one starts at the checkpoint's step."""
     changed = ht.recipes.lp_ft(probe_epochs=1, epochs=0.75, layer_decay=0.5)
