@@ -24,7 +24,7 @@ _LINES = (
     "run_record card_metadata card_tables card hub",
     "training_args training_facts phases schedules micro_batches replicas phase_callback early_stopping",
     "checkpoints interrupts resuming progress exact_evaluation exact_loss checkpoint_trainer caching_trainer",
-    "publishing_trainer trainer probe_trainer outputs",
+    "publishing_trainer trainer probe_trainer diagnosis outputs",
     "doctor demo cli __main__",
 )
 ORDER = [name for line in _LINES for name in line.split()]
