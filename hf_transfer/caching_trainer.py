@@ -8,18 +8,25 @@ from typing import Any
 
 import datasets
 import torch
+from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import has_length
 
 from hf_transfer.checkpoint_trainer import CheckpointTrainer
 from hf_transfer.feature_cache import FeatureCache
 from hf_transfer.features.decision import CacheDecision, CacheSettings
+from hf_transfer.features.reading import own_random_numbers
+from hf_transfer.features.training_rows import PackedRows, SeededCollator
 from hf_transfer.phase_callback import PhaseCallback
 from hf_transfer.plan import TransferPlan
 
 
 class CachingTrainer(CheckpointTrainer):
-    """`Trainer` whose data loaders give stored tensors where a phase's frozen part was computed once."""
+    """`Trainer` whose training data are the same in a resumed run, and are stored tensors where that pays.
+
+    With a plan, random transforms and collators draw numbers that depend on seed, epoch and image; where a phase's
+    frozen part was computed once, data loaders give its results.
+    """
 
     plan: TransferPlan | None = None
     train_dataset: Any
@@ -27,6 +34,7 @@ class CachingTrainer(CheckpointTrainer):
     _feature_cache: FeatureCache | None = None
     _cache_phases: CachePhasesCallback | None = None
     _cache_decisions: Sequence[CacheDecision] = ()
+    _rows: PackedRows | None = None
 
     @property
     def cache_decisions(self) -> tuple[CacheDecision, ...]:
@@ -42,27 +50,51 @@ class CachingTrainer(CheckpointTrainer):
         finally:
             self._close_cache()
 
-    def follow_phases(self, phases: PhaseCallback) -> None:
-        """Add the callback that begins phases, and let the feature cache decide for each of them after it."""
+    def follow_phases(self, phases: PhaseCallback, decided: bool | None = None) -> None:
+        """Add the callback that begins phases, and let the feature cache decide for each of them after it.
+
+        Args:
+            phases: The callback.
+            decided: What was decided for the phase that a resumed run is inside of.
+        """
         self.add_callback(phases)
         if self._cache_phases is not None:
             self.remove_callback(self._cache_phases)
         if self._feature_cache is not None:
-            self._cache_phases = CachePhasesCallback(self._feature_cache, phases)
+            self._cache_phases = CachePhasesCallback(self._feature_cache, phases, decided)
             self.add_callback(self._cache_phases)
 
     def get_train_dataloader(self) -> Any:
         """Make the loader of the training data; with a plan, one that can read the frozen part from the cache."""
         self._close_cache()
-        if self.plan is None or not self.is_in_train or not has_length(self.train_dataset):
+        streamed = isinstance(self.train_dataset, IterableDataset) or not has_length(self.train_dataset)
+        if self.plan is None or not self.is_in_train or streamed:
             return super().get_train_dataloader()
         self._feature_cache = make_cache(self)
         self._cache_decisions = self._feature_cache.decisions
-        given, self.train_dataset = self.train_dataset, self._feature_cache.train
+        self._rows = self._feature_cache.train
+        given, self.train_dataset = self.train_dataset, self._rows
         try:
-            return super().get_train_dataloader()
+            loader = super().get_train_dataloader()
         finally:
             self.train_dataset = given
+        # Else a loader draws from the global random numbers when it is iterated, but not while its workers live on.
+        getattr(loader, "base_dataloader", loader).generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
+
+    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
+        """Leave out columns as Trainer does; what a collator draws at random for the training is the batch's own."""
+        collator = super()._get_collator_with_removed_columns(data_collator, description)
+        seeded = self._rows is not None and description == "Training"
+        return SeededCollator(collator, self._rows) if seeded else collator
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Run an epoch as Trainer does, with its own random numbers and, where the phase has one, from its store."""
+        # Not left to accelerate, which tells the data set the epoch only where no sampler takes it.
+        if self._rows is not None and self._cache_phases is not None:
+            first_step = kwargs["epoch"] * kwargs["num_update_steps_per_epoch"]
+            self._rows.begin_epoch(kwargs["epoch"], self._cache_phases.phases.phase.start <= first_step)
+        super()._run_epoch(*args, **kwargs)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """Make the loader of evaluation data; during a phase with a cut, one that reads them from the cache."""
@@ -73,6 +105,7 @@ class CachingTrainer(CheckpointTrainer):
         return super().get_eval_dataloader(eval_dataset)
 
     def _close_cache(self) -> None:
+        self._rows = None
         if self._feature_cache is not None:
             self._feature_cache.close()
             self._feature_cache = None
@@ -129,18 +162,25 @@ class CachePhasesCallback(TrainerCallback):
     Args:
         cache: Of the run.
         phases: The callback that freezes.
+        decided: What was decided for the phase that a resumed run is inside of, None elsewhere.
 
     Attributes:
         evaluations: How often the present phase is evaluated.
     """
 
-    def __init__(self, cache: FeatureCache, phases: PhaseCallback) -> None:
+    def __init__(self, cache: FeatureCache, phases: PhaseCallback, decided: bool | None = None) -> None:
+        self._decided = decided
         self.cache = cache
         self.phases = phases
         self.evaluations = 0.0
         self._number: int | None = None
 
     def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._follow(args, state, kwargs["train_dataloader"])
+
+    def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._follow(args, state, kwargs["train_dataloader"])
@@ -154,9 +194,17 @@ class CachePhasesCallback(TrainerCallback):
         if self.phases.number == self._number:
             return
         self._number = self.phases.number
-        steps = max(self.phases.phase.end - state.global_step, 0)
+        phase, now = self.phases.phase, state.global_step
+        steps = max(phase.end - now, 0)
         per_epoch = math.ceil(len(dataloader) / args.gradient_accumulation_steps) if has_length(dataloader) else steps
-        epochs = steps / max(per_epoch, 1)
-        every = {"epoch": epochs, "steps": steps / max(state.eval_steps or steps or 1, 1)}
+        per_epoch = max(per_epoch, 1)
+        epochs = steps / per_epoch
+        if phase.start > now // per_epoch * per_epoch:  # it began amid the present epoch, which goes on as it began
+            epochs = max(phase.end - (now // per_epoch + 1) * per_epoch, 0) / per_epoch
+        every = {"epoch": steps / per_epoch, "steps": steps / max(state.eval_steps or steps or 1, 1)}
         self.evaluations = every.get(str(getattr(args.eval_strategy, "value", args.eval_strategy)), 0.0)
-        self.cache.begin(self.phases.phase_name, epochs)
+        # A resumed run finds in the cache what the other one had to find out, which may have drawn random numbers.
+        devices = [args.device] if args.device.type == "cuda" else []
+        with own_random_numbers(), torch.random.fork_rng(devices):
+            self.cache.begin(self.phases.phase_name, epochs, self._decided)
+        self._decided = None

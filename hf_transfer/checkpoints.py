@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 logger = logging.getLogger(__name__)
 
 STAGING = ".unfinished"  # no name that transformers' get_last_checkpoint would take
+_OLD = "old-"
 TRAINER_STATE = "trainer_state.json"
 
 
@@ -30,9 +32,11 @@ def checkpoint_steps(folder: str | Path | None) -> dict[int, Path]:
 def last_complete(folder: str | Path | None) -> Path | None:
     """The checkpoint of the highest step that was written to its end, or None.
 
-    Trainer writes `trainer_state.json` last. Folders without it, left by a program that was killed while it copied or
+    A kill between the two renames of `move_into_place` is made good first. Trainer writes `trainer_state.json` last.
+    Folders without it, left by a program that was killed while it copied or
     wrote them, are passed over with a warning.
     """
+    recover(Path(folder or "."))
     for _, path in sorted(checkpoint_steps(folder).items(), reverse=True):
         if (path / TRAINER_STATE).is_file():
             return path
@@ -40,8 +44,22 @@ def last_complete(folder: str | Path | None) -> Path | None:
     return None
 
 
+def recover(run_folder: Path) -> None:
+    """Put a checkpoint in its place whose replacement was broken off after the old one had been moved away."""
+    for old in (run_folder / STAGING).glob(f"{_OLD}*"):
+        name = old.name.removeprefix(_OLD)
+        staged, final = run_folder / STAGING / name, run_folder / name
+        if final.exists():
+            continue
+        # The old one is moved only when the new one is complete.
+        with contextlib.suppress(OSError):  # another process of the run was faster
+            (staged if staged.is_dir() else old).rename(final)
+            logger.warning("%s was left half replaced by a run that was killed, and is in its place again.", final)
+
+
 def clear_staging(run_folder: Path) -> None:
     """Remove what a killed run left behind."""
+    recover(run_folder)
     shutil.rmtree(run_folder / STAGING, ignore_errors=True)
 
 
@@ -55,8 +73,8 @@ def move_into_place(run_folder: Path, name: str) -> None:
     if not staged.is_dir():
         return
     if final.exists():
-        old = run_folder / STAGING / f"old-{name}"
-        final.rename(old)  # there is a moment without this step's checkpoint, never one with half of it
+        # There is a moment without this step's checkpoint, never one with half of it; see `recover`.
+        final.rename(run_folder / STAGING / f"{_OLD}{name}")
     staged.rename(final)
     clear_staging(run_folder)
 

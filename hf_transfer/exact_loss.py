@@ -16,7 +16,7 @@ from hf_transfer.losses import (
     takes_labels,
     uses_num_items_in_batch,
 )
-from hf_transfer.micro_batches import has_float_labels, micro_batch_weights
+from hf_transfer.micro_batches import has_float_labels, micro_batch_sizes, micro_batch_weights
 
 
 class ExactLossTrainer(Trainer):
@@ -46,19 +46,40 @@ class ExactLossTrainer(Trainer):
         if self.model_accepts_loss_kwargs and has_float_labels(batches) and is_transformers_model(self.model):
             # Losses for several labels and for regression ignore num_items_in_batch.
             self.model_accepts_loss_kwargs, num_items = False, None
-        self._micro_batch_weights = iter(micro_batch_weights(batches))
+        self._micro_batch_weights = iter(() if self._scaled_by_items() else self._weights(batches))
         return batches, num_items
 
     def compute_loss(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute the loss as Trainer does, weighting micro-batches of different size by their number of images."""
+        weight = 1.0
+        if self.is_in_train and model.training and not self._scaled_by_items():
+            weight = next(self._micro_batch_weights, 1.0)
+        if weight == 0.0:  # the mean over no labels is not a number; DDP waits for a gradient all the same
+            return self._no_loss(model, inputs, *args, **kwargs)
         result = super().compute_loss(model, inputs, *args, **kwargs)
-        scaled_by_items = self.model_accepts_loss_kwargs or self.compute_loss_func is not None
-        if scaled_by_items or not (self.is_in_train and model.training):
-            return result
-        weight = next(self._micro_batch_weights, 1.0)
         if weight == 1.0:
             return result
         return (result[0] * weight, *result[1:]) if isinstance(result, tuple) else result * weight
+
+    def _scaled_by_items(self) -> bool:
+        """Whether the loss is divided by the number of items of the whole step already."""
+        return self.model_accepts_loss_kwargs or self.compute_loss_func is not None
+
+    def _weights(self, batches: Any) -> list[float]:
+        """The weight of each of this process's micro-batches; all processes must call it."""
+        sizes, processes = micro_batch_sizes(batches), self.accelerator.num_processes
+        total = sum(sizes)
+        if processes > 1:
+            total = int(self.accelerator.reduce(torch.tensor(total, device=self.accelerator.device), "sum"))
+        return micro_batch_weights(sizes, total, processes)
+
+    def _no_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        """A loss of 0 that all that is trained has a part in."""
+        inputs = {key: value for key, value in inputs.items() if key not in self.label_names}
+        outputs = model(**inputs)
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        loss = logits.sum() * 0.0
+        return (loss, outputs) if return_outputs else loss
 
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None

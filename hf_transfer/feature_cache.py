@@ -27,7 +27,6 @@ from hf_transfer.features.extraction import Extraction, default_batch_size, extr
 from hf_transfer.features.fingerprints import fingerprint, versions, weights_fingerprint
 from hf_transfer.features.packing import (
     CONSTANTS_FILE,
-    PackedRows,
     Packer,
     images_of,
     is_packed,
@@ -37,6 +36,7 @@ from hf_transfer.features.packing import (
 from hf_transfer.features.ranks import first_reason, from_first, rank_and_world
 from hf_transfer.features.reading import SeededViews, pixel_values
 from hf_transfer.features.store import FeatureStore
+from hf_transfer.features.training_rows import PackedRows
 from hf_transfer.layers import LayerGroup
 from hf_transfer.registry import wrap
 
@@ -66,7 +66,7 @@ class FeatureCache:
         obstacle: str | None = None,
     ) -> None:
         self.model = model
-        self.train = PackedRows(train_dataset)
+        self.train = PackedRows(train_dataset, settings.seed)
         self.settings = settings
         self.decisions: list[CacheDecision] = []
         self._collator = collator
@@ -82,16 +82,22 @@ class FeatureCache:
         self._open = contextlib.ExitStack()
         self._handle = model.register_forward_pre_hook(self._replace_stale, with_kwargs=True)
 
-    def begin(self, phase: str, epochs: float) -> CacheDecision:
+    def begin(self, phase: str, epochs: float, decided: bool | None = None) -> CacheDecision:
         """Decide for a phase whose freezing has been applied, fill the store and cut the model.
+
+        The store is read from the next epoch on.
 
         Args:
             phase: Its name.
-            epochs: How often it sees the training images.
+            epochs: How many epochs begin in it, or, in a resumed run, are left of it.
+            decided: What the run that is resumed decided for this phase; its weights are only reproduced bit for bit
+                in the same way.
         """
         self.end()
         try:
-            decision = self._begin(phase, epochs)
+            if decided is False:
+                raise _NotCached("the run that is resumed trained this phase without it")
+            decision = self._begin(phase, epochs, decided is True)
         except _NotCached as reason:
             decision = CacheDecision(phase, False, str(reason), epochs=epochs)
         self.decisions.append(decision)
@@ -128,7 +134,7 @@ class FeatureCache:
         """Give the model back whole; batches that were packed before are computed from their images."""
         self._open.close()
         self._cut = None
-        self.train.packer = None
+        self.train.packer = self.train.next_packer = None
         for packed in self._evaluated.values():
             packed.packer = None
         self._packers.clear()
@@ -139,7 +145,7 @@ class FeatureCache:
         self.end()
         self._handle.remove()
 
-    def _begin(self, phase: str, epochs: float) -> CacheDecision:
+    def _begin(self, phase: str, epochs: float, decided: bool) -> CacheDecision:
         if self.settings.mode == "off":
             raise _NotCached("--cache_features off")
         if self._obstacle is not None:
@@ -149,18 +155,20 @@ class FeatureCache:
         touched = {g.index for g in groups if trained.intersection(g.parameter_names)}
         if not touched or 0 in touched:
             raise _NotCached("nothing in front of the first trained layer is frozen")
-        if epochs <= 1 and self.settings.mode == "auto":
+        if epochs <= 0:
+            raise _NotCached("no epoch begins in it")
+        if epochs <= 1 and self.settings.mode == "auto" and not decided:
             raise _NotCached(f"it lasts {epochs:.3g} epochs, so each image is seen once")
         inputs = self._agree(lambda: self._inputs(self.train.dataset))
         views = self._views(inputs)
         self._image = torch.empty(inputs.shape, dtype=getattr(torch, inputs.dtype), device="meta")
         cut, costs = self._agree(lambda: self._find_cut(groups, touched, trained, inputs))
         self._weights = weights_fingerprint(self.model, prefix_tensors(self.model, groups, cut))
-        gain, megabytes = self._worthwhile(cut, costs, epochs, views, inputs)
+        gain, megabytes = self._worthwhile(cut, costs, epochs, views, inputs, decided)
         packer, done = self._stored(cut, self.train.dataset, inputs, views)
         cut.install(self._unpack, self._image)
         self._open.callback(cut.remove)
-        self._cut, self.train.packer = cut, packer
+        self._cut, self.train.next_packer = cut, packer
         self._train_stamps.add(packer.stamp)
         reused = done.computed == 0
         return CacheDecision(
@@ -228,11 +236,13 @@ class FeatureCache:
         self._folder.note(key, note)
         return cut, costs
 
-    def _worthwhile(self, cut: Cut, costs: Costs, epochs: float, views: int, inputs: Inputs) -> tuple[float, float]:
+    def _worthwhile(
+        self, cut: Cut, costs: Costs, epochs: float, views: int, inputs: Inputs, decided: bool
+    ) -> tuple[float, float]:
         """How many times as fast the phase becomes, and the store's size in MB.
 
         Raises:
-            _NotCached: It does not pay, or the store does not fit.
+            _NotCached: It does not pay and is not decided, or the store does not fit.
         """
         size = row_bytes(cut)
         total = size * len(self.train.dataset) * views
@@ -241,7 +251,7 @@ class FeatureCache:
         missing = 1.0 if store is None else len(store.missing()) / max(store.entry.chunk_count, 1)
         costs = replace(costs, row=row_seconds(size, total, _memory_bytes()))
         gain = from_first(speed_up(costs, epochs, views, missing))
-        if self.settings.mode == "auto" and gain < WORTHWHILE:
+        if self.settings.mode == "auto" and gain < WORTHWHILE and not decided:
             raise _NotCached(f"storing {total / 1e6:,.1f} MB would make it about {gain:.2f} times as fast")
         full = from_first(None if store is not None else self._folder.why_not(total))
         if full is not None:
@@ -301,7 +311,7 @@ class FeatureCache:
                 continue
             if not found <= self._train_stamps:
                 raise CacheError("Stored features reached a model that is not fed from their store. Start again.")
-            rows = [self.train.dataset[image] for image in images_of(value)]
+            rows = self.train.images(images_of(value))
             return args, kwargs | {key: pixel_values(rows).to(value.device)}
         return None
 

@@ -110,6 +110,12 @@ class PhaseCallback(TrainerCallback):
         self.enter(state.global_step)
         self._prepare_optimizer(kwargs["optimizer"], kwargs["lr_scheduler"], state.global_step)
 
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Before the first batches of the epoch are read.
+        self.on_step_begin(args, state, control, **kwargs)
+
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -128,7 +129,8 @@ class LinearProbeTrainer(TransferTrainer):
         """Solve the head.
 
         Args:
-            resume_from_checkpoint: Not needed: features that were computed before are read from the cache.
+            resume_from_checkpoint: Not needed: features that were computed before are read from the cache. A folder
+                must be there.
             trial: For `model_init`.
             ignore_keys_for_eval: Unused.
 
@@ -138,7 +140,13 @@ class LinearProbeTrainer(TransferTrainer):
         Raises:
             DataError: Labels are missing, features are not finite, or there are too few images.
             ModelError: The head cannot hold an exact solution.
+            PlanError: `resume_from_checkpoint` is a folder that is not there.
         """
+        if isinstance(resume_from_checkpoint, str | os.PathLike) and not Path(resume_from_checkpoint).is_dir():
+            raise PlanError(
+                f"There is no checkpoint folder {os.fspath(resume_from_checkpoint)!r}. A head that is solved needs "
+                "none: leave resume_from_checkpoint out."
+            )
         if self.train_dataset is None:
             raise ArgumentError("There is no train_dataset to solve the head on.")
         if self.model_init is not None:

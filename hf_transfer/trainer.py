@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,12 @@ from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_optimizer import is_optimizer_factory
 
-from hf_transfer.caching_trainer import CachingTrainer
-from hf_transfer.checkpoints import checkpoint_steps, last_complete
 from hf_transfer.early_stopping import PhaseStopping
-from hf_transfer.errors import NonFiniteLossError, PlanError
+from hf_transfer.errors import PlanError
 from hf_transfer.exact_evaluation import ExactEvaluationTrainer
 from hf_transfer.exact_loss import ExactLossTrainer
+from hf_transfer.features.reading import own_random_numbers
+from hf_transfer.finite_loss import FiniteLossTrainer
 from hf_transfer.freezing import named_parameters
 from hf_transfer.initialise import draw_random_weights
 from hf_transfer.interrupts import InterruptCallback
@@ -34,9 +32,9 @@ from hf_transfer.progress import use_phase_progress
 from hf_transfer.publishing_trainer import PublishingTrainer
 from hf_transfer.registry import wrap
 from hf_transfer.replicas import copy_from_first_rank, rebuild_reducer, unused_of_samples
-from hf_transfer.resuming import Resumption, RunState, load_training_state, read_resumption, run_state
+from hf_transfer.resuming_trainer import ResumingTrainer
 from hf_transfer.saving import PLAN_FILE
-from hf_transfer.schedules import make_scheduler, set_rates
+from hf_transfer.schedules import make_scheduler
 from hf_transfer.training_args import (
     TransferArguments,
     agreed_plan,
@@ -48,7 +46,7 @@ from hf_transfer.training_args import (
 logger = logging.getLogger(__name__)
 
 
-class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer, PublishingTrainer):
+class TransferTrainer(ResumingTrainer, FiniteLossTrainer, ExactLossTrainer, ExactEvaluationTrainer, PublishingTrainer):
     """A drop-in for `transformers.Trainer` that trains by a transfer plan.
 
     Without a plan or recipe it behaves as `Trainer` does, loss by loss, save that the loss is right under gradient
@@ -93,12 +91,8 @@ class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer, 
         self.data_collator: Any
         self.optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
         self.plan = agreed_plan(plan, args, solved=getattr(self, "solves_head", False))
-        self.data_fingerprint: str | None = None
-        self._phase_callback: PhaseCallback | None = None
-        self.interrupts = InterruptCallback(self._any_process)
+        self.interrupts = InterruptCallback(self.any_process)
         self._stopping = PhaseStopping()
-        self._run_state: RunState | None = None
-        self._resumption: Resumption | None = None
         if self.plan is not None:
             if optimizers != (None, None):
                 raise PlanError("A plan makes its own optimizer: give either plan or optimizers, not both.")
@@ -134,11 +128,6 @@ class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer, 
         elif getattr(args, "memory_format", "default") == "channels_last":
             set_memory_format(self.model, "channels_last")
 
-    @property
-    def resolved_plan(self) -> ResolvedPlan | None:
-        """The plan made definite for this model and run; None before the training, and without a plan."""
-        return None if self._phase_callback is None else self._phase_callback.clock.resolved
-
     def train(
         self,
         resume_from_checkpoint: str | os.PathLike[str] | bool | None = None,
@@ -157,29 +146,16 @@ class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer, 
             InterruptedTrainingError: A signal stopped the run.
             PlanError: The checkpoint is of another plan, model or set of training data.
         """
-        if resume_from_checkpoint is True:
-            last = last_complete(self.args.output_dir)
-            if last is None:
-                raise PlanError(
-                    f"There is no complete checkpoint in {self.args.output_dir} to resume from. Leave "
-                    "resume_from_checkpoint out to begin."
-                )
-            resume_from_checkpoint = last
-        if isinstance(resume_from_checkpoint, os.PathLike):
-            resume_from_checkpoint = os.fspath(resume_from_checkpoint)
+        checkpoint = self.find_checkpoint(resume_from_checkpoint)
         if self.plan is None:
-            return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-        size, rate = self.get_total_train_batch_size(self.args), self.args.learning_rate
-        self._run_state = run_state(self.plan, self.model, self.train_dataset, size, rate, self.data_fingerprint)
-        self._resumption = None
-        if isinstance(resume_from_checkpoint, str):
-            may_change = getattr(self.args, "allow_plan_change", False)
-            self._resumption = read_resumption(resume_from_checkpoint, self._run_state, may_change)
+            return super().train(checkpoint, trial, ignore_keys_for_eval)
+        self.read_checkpoint(checkpoint)
         try:
             with self.interrupts:
-                return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+                return super().train(checkpoint, trial, ignore_keys_for_eval)
         finally:
             self.is_in_train = False
+            self._finish_current_push()  # also after an interrupt: nobody else would tell of a push that failed
             if self._phase_callback is not None:
                 self._phase_callback.restore()
 
@@ -212,8 +188,9 @@ class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer, 
             resolved = self._resumption.place(resolved)
         unused = self._settle_unused_parameters()
         self._phase_callback = PhaseCallback(PhaseClock(resolved), self.model, self._begin_phase, unused)
-        self.follow_phases(self._phase_callback)
-        self._restore_stopping(resolved)
+        inside = self.state_inside(resolved)
+        self.follow_phases(self._phase_callback, None if inside is None else inside.cached)
+        self.restore_stopping(inside)
         return resolved
 
     def _settle_unused_parameters(self) -> tuple[str, ...]:
@@ -230,31 +207,10 @@ class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer, 
             logger.warning("These parameters never get a gradient and stay frozen: %s.", ", ".join(unused))
         return unused
 
-    def _restore_stopping(self, resolved: ResolvedPlan) -> None:
-        resumed = self._resumption
-        inside = resumed is not None and resumed.step != resolved.phases[resolved.phase_at(resumed.step)].start
-        if resumed is not None and inside:
-            self._stopping.begin_phase(self._callbacks, resumed.state.best_of_phase, resumed.state.patience)
-        else:
-            self._stopping.begin_phase(self._callbacks)
-
     def _begin_phase(self) -> None:
         """Prepare for other trained parameters, between two steps."""
         rebuild_reducer(self.model_wrapped, self.accelerator.ddp_handler)
         self._stopping.begin_phase(self._callbacks)
-
-    @property
-    def _callbacks(self) -> list[Any]:
-        callbacks: list[Any] = self.callback_handler.callbacks
-        return callbacks
-
-    def _any_process(self, flag: bool) -> bool:
-        """Whether a flag is set in any process of the run; all must ask."""
-        if self.args.world_size == 1:
-            return flag
-        if flag:
-            self.accelerator.set_trigger()
-        return bool(self.accelerator.check_trigger())
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Make the optimizer, with the plan's groups if there is a plan."""
@@ -288,24 +244,18 @@ class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer, 
         )
         return self.lr_scheduler
 
-    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Run one forward and backward pass; a loss that is not finite stops the run before the weights are hurt."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss).all():
-            raise NonFiniteLossError(self._non_finite_message("loss", float(loss), self.state.global_step + 1))
-        return loss
-
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Evaluate as Trainer does; during training, a loss that is not finite stops the run before it is saved."""
+        """Evaluate as Trainer does; early stopping ends the phase."""
         phases = self._phase_callback if self.is_in_train else None
         if phases is None:
-            return self._evaluate_finite(eval_dataset, ignore_keys, metric_key_prefix)
+            return dict(super().evaluate(eval_dataset, ignore_keys, metric_key_prefix))
         phases.synchronise_buffers()
         stopped_before = self.control.should_training_stop
-        with self._stopping.judging(self._callbacks, self.state):
-            metrics = self._evaluate_finite(eval_dataset, ignore_keys, metric_key_prefix)
+        # A resumed run does not repeat an evaluation, so its data loader must draw nothing that the training would.
+        with self._stopping.judging(self._callbacks, self.state), own_random_numbers():
+            metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         self._stopping.note(metrics, self.args)
         stops = self.control.should_training_stop and not stopped_before and self._stopping.asked(self._callbacks)
         if stops and phases.end_early(self.state.global_step):
@@ -313,47 +263,11 @@ class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer, 
             self.state.max_steps = phases.clock.resolved.phases[-1].end
         return metrics
 
-    def _evaluate_finite(self, eval_dataset: Any, ignore_keys: list[str] | None, prefix: str) -> dict[str, float]:
-        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, prefix)
-        loss = metrics.get(f"{prefix}_loss")
-        if self.is_in_train and isinstance(loss, float) and not math.isfinite(loss):
-            raise NonFiniteLossError(self._non_finite_message(f"{prefix}_loss", loss, self.state.global_step))
-        return metrics
-
-    def complete_checkpoint(self, folder: Path) -> None:
-        """Write beside Trainer's files what resuming needs to know of the plan."""
-        if self._run_state is not None and self._phase_callback is not None:
-            self._present_state(self._run_state).save(folder)
-
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save, and the plan beside the weights."""
         super()._save(output_dir, state_dict)
         if self.args.should_save and self.plan is not None:
             self.plan.save(Path(output_dir or str(self.args.output_dir)) / PLAN_FILE)
-
-    def _present_state(self, state: RunState) -> RunState:
-        assert self.resolved_plan is not None
-        starts = tuple(p.start for p in self.resolved_plan.phases if p.start <= self.state.global_step)
-        patience = self._stopping.patience(self._callbacks)
-        return replace(state, starts=starts, best_of_phase=self._stopping.best, patience=patience)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load the optimizer's state by name and shape; rates and schedule are those of the present arguments."""
-        resumed = self._resumption
-        if resumed is None or checkpoint is None or self.is_deepspeed_enabled:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            return
-        if not resumed.exact:
-            set_rates(self.lr_scheduler, self.optimizer, resumed.step)
-        elif self.is_fsdp_enabled or self.is_distributed_loading_by_transformers:
-            scheduler: Any = self.lr_scheduler
-            rates = getattr(scheduler, "base_lrs", None)
-            super()._load_optimizer_and_scheduler(checkpoint)  # shards, matched by name in torch
-            scheduler.base_lrs = rates
-            set_rates(scheduler, self.optimizer)
-        else:
-            resumed.check_schedule(self.lr_scheduler, self.args.learning_rate)
-            load_training_state(self.optimizer, self.lr_scheduler, checkpoint)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with one learning rate per layer group."""
@@ -363,17 +277,9 @@ class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer, 
             logs["phase"] = self._phase_callback.number
         super().log(logs, start_time)
 
-    def _non_finite_message(self, what: str, value: float, step: int) -> str:
-        phase = f", phase {self._phase_callback.phase_name!r}" if self._phase_callback is not None else ""
-        # A checkpoint of the present step holds the very weights that gave this loss.
-        earlier = sorted(n for n in checkpoint_steps(self.args.output_dir) if n < self.state.global_step)
-        kept = (
-            f"The last good checkpoint is checkpoint-{earlier[-1]}" if earlier else "No good checkpoint had been saved"
-        )
-        return (
-            f"The {what} became {value} at step {step} (epoch {self.state.epoch or 0:.2f}{phase}). {kept} in "
-            f"{self.args.output_dir}. Lower the learning rate, or look for broken images or labels in the data."
-        )
+    def place_in_plan(self) -> str:
+        """Where the run is, for messages."""
+        return f", phase {self._phase_callback.phase_name!r}" if self._phase_callback is not None else ""
 
 
 def _replaced(args: TrainingArguments, **changes: Any) -> TrainingArguments:

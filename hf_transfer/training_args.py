@@ -58,8 +58,8 @@ class TransferArguments(TrainingArguments):
     allow_plan_change: bool = field(
         default=False,
         metadata={
-            "help": "Resume from a checkpoint of another plan or other data: the phases that both plans share are "
-            "kept, the next one is started fresh from the checkpoint's weights."
+            "help": "Resume from a checkpoint of another plan, other data, another optimizer or seed: finished phases "
+            "that both plans share are kept, the next one is started fresh from the checkpoint's weights."
         },
     )
 

@@ -220,3 +220,11 @@ def test_nan_features_one_class_and_a_foreign_head(tmp_path: Path) -> None:
         ht.LinearProbeTrainer(model, arguments(tmp_path), train_dataset=RandomImages(12)).train()
     with pytest.raises(PlanError, match="use LinearProbeTrainer"):
         ht.TransferTrainer(tiny.vit(), arguments(tmp_path), plan=ht.recipes.svm())
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    """A mistyped path is told, although a solved head needs no checkpoint; True goes on from the cache."""
+    trainer = ht.LinearProbeTrainer(tiny.vit(), arguments(tmp_path), train_dataset=RandomImages(12))
+    with pytest.raises(PlanError, match="no checkpoint folder.*nowhere"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "nowhere"))
+    trainer.train(resume_from_checkpoint=True)

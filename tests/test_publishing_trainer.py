@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainerCallback
 
 import hf_transfer as ht
 from hf_transfer.cli import main
-from hf_transfer.errors import ArgumentError, PublishError
+from hf_transfer.errors import ArgumentError, InterruptedTrainingError, PublishError
 from tests import tiny
 from tests.checkpoints import save_timm_resnet
 from tests.hub_server import Fault, HubServer, Repository
@@ -78,6 +81,24 @@ def test_failed_pushes_do_not_stop_the_run_and_are_made_up_for(
     hub.faults = []
     trainer.push_to_hub(verify=False)
     assert "README.md" in hub.repositories[REPOSITORY].files()
+
+
+def test_failed_pushes_are_told_after_an_interrupt(
+    hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that a signal ends says, too, that its pushes in the background failed."""
+
+    class Stop(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer = trainer_of(tmp_path / "out", hub_always_push=True)
+    trainer.add_callback(Stop())
+    hub.faults = [Fault("POST", "/commit/", status=400, count=1000)]
+    with caplog.at_level(logging.WARNING, logger="hf_transfer"), pytest.raises(InterruptedTrainingError):
+        trainer.train()
+    assert "2 pushes during training failed" in caplog.text
 
 
 def test_a_repository_with_content_gets_one_pull_request(hub: HubServer, tmp_path: Path) -> None:

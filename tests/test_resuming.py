@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from dataclasses import replace
@@ -11,17 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
 from torch import nn
+from torchvision.transforms import v2
 
 import hf_transfer as ht
 from hf_transfer.errors import PlanError
-from hf_transfer.resuming import RunState, data_fingerprint, differences, load_optimizer_state
+from hf_transfer.resuming import load_optimizer_state
 from tests import tiny
 from tests.training import RandomImages, arguments, logged
 
 PLAN = ht.recipes.lp_ft(probe_epochs=1)
-STATE = RunState(PLAN.to_dict(), "vit", {"w": [2, 3], "b": [3]}, {"length": 8}, 16, 1e-3)
 
 
 def _trainer(
@@ -30,8 +28,11 @@ def _trainer(
     if model is None:
         torch.manual_seed(0)
         model = tiny.vit()
+    images = RandomImages(data)
+    if options.pop("augment", False):
+        images.transform = v2.RandomHorizontalFlip()
     args = arguments(folder, **{"save_strategy": "steps", "save_steps": 2} | options)
-    return ht.TransferTrainer(model, args, train_dataset=RandomImages(data), plan=plan)
+    return ht.TransferTrainer(model, args, train_dataset=images, plan=plan)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (replace(PLAN, schedule="run"), {}, "schedule was 'phase', is 'run'"),
         (PLAN, {"data": 40}, "set of training data.*length was 32, is 40"),
         (PLAN, {"per_device_train_batch_size": 4}, "images per step were 8, are 4"),
+        (PLAN, {"optim": "sgd"}, r"another optimizer.*class was AdamW, is SGD.*--allow_plan_change"),
+        (PLAN, {"adam_beta2": 0.9}, r"betas was \[0.9, 0.999\], is \[0.9, 0.9\]"),
+        (PLAN, {"seed": 5}, "seed was 42, is 5"),
+        (PLAN, {"data_seed": 5}, "data_seed was None, is 5"),
+        (PLAN, {"augment": True}, "transform and collator were"),
         (PLAN, {"model": tiny.vit(num_labels=5)}, r"another model.*classifier.weight was \[3, 16\], is \[5, 16\]"),
         (PLAN, {"model": tiny.resnet()}, "(?i)the model was .*vit.*, is .*resnet"),
     ],
@@ -95,6 +101,35 @@ def test_allowed_change_starts_the_next_phase_fresh(run: Path, tmp_path: Path) -
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
     expected = trainer.model.state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in again.model.state_dict().items())
+
+
+def test_a_changed_optimizer_starts_the_next_phase_fresh(run: Path, tmp_path: Path) -> None:
+    """With allow_plan_change another optimizer begins the phase anew, with a state of its own."""
+    trainer = _trainer(tmp_path, optim="sgd", optim_args="momentum=0.9", allow_plan_change=True, save_strategy="no")
+    trainer.train(resume_from_checkpoint=str(run / "checkpoint-6"))
+    assert [(p.start, p.end) for p in trainer.resolved_plan.phases] == [(0, 6), (6, 10)]
+    assert all(set(state) == {"momentum_buffer"} for state in trainer.optimizer.state.values())
+
+
+def test_a_finished_phase_is_not_trained_again(run: Path, tmp_path: Path, caplog: Any) -> None:
+    """A plan that goes on from a finished run trains what was added alone; with nothing added it says so."""
+    longer = ht.TransferPlan((*PLAN.phases, ht.Phase("more", "head", max_steps=2)), recipe=PLAN.recipe)
+    trainer = _trainer(tmp_path, longer, allow_plan_change=True, save_strategy="no")
+    trainer.train(resume_from_checkpoint=str(run / "checkpoint-8"))
+    assert [(p.start, p.end) for p in trainer.resolved_plan.phases] == [(0, 4), (4, 8), (8, 10)]
+    assert len(logged(trainer, "loss")) == 10
+    again = _trainer(tmp_path, data=40, allow_plan_change=True, save_strategy="no")
+    with pytest.raises(PlanError, match="All phases of the plan are finished at step 8"):
+        again.train(resume_from_checkpoint=str(run / "checkpoint-8"))
+
+
+def test_the_batch_may_be_divided_otherwise(run: Path, tmp_path: Path, caplog: Any) -> None:
+    """The same images per step in more micro-batches are followed, and the change is told."""
+    options = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    trainer = _trainer(tmp_path, save_strategy="no", **options)
+    trainer.train(resume_from_checkpoint=str(run / "checkpoint-6"))
+    assert trainer.state.global_step == 8
+    assert "gradient_accumulation_steps was 1, is 2 from here on" in caplog.text
 
 
 def test_a_changed_learning_rate_is_honoured(run: Path, tmp_path: Path, caplog: Any) -> None:
@@ -182,36 +217,6 @@ def test_best_checkpoint_is_named_by_its_final_place(tmp_path: Path) -> None:
 
 
 # --- pure parts --------------------------------------------------------------------------------------------------
-
-
-def test_equal_states_do_not_differ_and_files_round_trip(tmp_path: Path) -> None:
-    """Learning rate and starts may differ; a state file reads back as it was."""
-    assert differences(STATE, replace(STATE, learning_rate=2.0, starts=(0, 4))) == ([], [])
-    full = replace(STATE, starts=(0, 4), best_of_phase=0.5, patience=(2,))
-    full.save(tmp_path)
-    assert RunState.load(tmp_path) == full
-
-
-def test_plans_of_before_a_field_existed_are_equal() -> None:
-    """A checkpoint whose plan lacks a newer field is taken to have its default."""
-    old = copy.deepcopy(STATE.plan)
-    del old["schedule"], old["phases"][0]["reset_optimizer"]
-    assert differences(replace(STATE, plan=old), STATE) == ([], [])
-
-
-def test_data_fingerprint_tells_data_apart_and_not_their_place() -> None:
-    """Length, labels and content count; folder, transform and process do not."""
-
-    def data(folder: str, labels: list[int], names: str = "ab") -> Any:
-        images = [{"bytes": None, "path": f"{folder}/{name}.png"} for name in names]
-        return Dataset.from_dict({"image": images, "label": labels})
-
-    first = data_fingerprint(data("/here", [0, 1]))
-    moved = data("/there", [0, 1]).with_transform(lambda rows: rows)
-    assert data_fingerprint(moved) == first
-    assert data_fingerprint(data("/here", [1, 0])) != first
-    assert data_fingerprint(data("/here", [0, 1], "ac")) != first
-    assert data_fingerprint(RandomImages(8)) == {"type": "RandomImages", "length": 8}
 
 
 def test_optimizer_state_is_matched_by_name() -> None:

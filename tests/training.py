@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -26,6 +28,21 @@ class RandomImages(Dataset[dict[str, torch.Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {"pixel_values": self.pixels[index], "labels": self.labels[index]}
+
+
+class AugmentedImages(Dataset[dict[str, Any]]):
+    """Images that a data set of the user's changes at random, by each of the usual generators."""
+
+    def __init__(self, n: int = 32) -> None:
+        self.images = RandomImages(n)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.images[index]
+        factor = 1 + random.random() + float(np.random.rand())
+        return row | {"pixel_values": row["pixel_values"] * factor + torch.randn(3, 1, 1)}
 
 
 def arguments(folder: Path, **options: Any) -> ht.TransferArguments:

@@ -14,7 +14,7 @@ import torch
 
 from hf_transfer import recipes
 from hf_transfer.card import render_card, validate_metadata
-from hf_transfer.checkpoints import last_complete
+from hf_transfer.checkpoints import last_complete, recover
 from hf_transfer.cli.evaluate import evaluate_split
 from hf_transfer.cli.images import load_images
 from hf_transfer.cli.options import ModelOptions, TrainDataOptions, parse
@@ -302,6 +302,8 @@ def _resume(value: str | None, folder: Path) -> str | bool | None:
         raise ArgumentError(
             f"There is no complete checkpoint in {folder} to resume from. Leave --resume_from_checkpoint out."
         )
+    if isinstance(resume, str):
+        recover(Path(resume).parent)
     if isinstance(resume, str) and not Path(resume).is_dir():
         raise ArgumentError(f"There is no checkpoint folder {resume}. Give one, or `true` for the last in the output.")
     return resume

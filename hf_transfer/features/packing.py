@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
-from torch.utils.data import Dataset
 
 from hf_transfer.cut import Captured
 from hf_transfer.errors import DataError
@@ -91,40 +90,6 @@ def without_image(row: Row) -> dict[str, Any]:
     """A row's other values as they come back from a store."""
     kinds = {key: _kind(value) for key, value in row.items() if key != PIXELS}
     return {key: _restored(np.asarray(row[key]), kind) for key, kind in kinds.items() if kind is not None}
-
-
-class PackedRows(Dataset[Any]):
-    """A data set as the model is fed from a store: its rows, with a packed row in place of each image.
-
-    It follows what is stored: without a store it gives the images themselves, so that one data loader can live through
-    phases with and without a store.
-
-    Args:
-        dataset: Map-style, with images.
-    """
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-        self.packer: Packer | None = None
-        self._epoch = 0
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the view that is read; data loaders call it."""
-        self._epoch = epoch
-
-    def __getitem__(self, index: int) -> Any:
-        if self.packer is None:
-            return self.dataset[index]
-        return self.packer.row(int(index), self._epoch)
-
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        together = getattr(self.dataset, "__getitems__", None)
-        if self.packer is None and together is not None:
-            return list(together(list(indices)))
-        return [self[index] for index in indices]
 
 
 class Packer:

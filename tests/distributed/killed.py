@@ -1,4 +1,7 @@
-"""A run that is killed at ten moments and resumed each time: `python killed.py FOLDER PROCESSES`.
+"""A run that is killed at ten moments and resumed each time: `python killed.py FOLDER PROCESSES [KIND]`.
+
+KIND is "plain", or where random numbers and stored features must be those of the whole run amid an epoch: "augmented"
+(a data set of the user's), "transformed" (our augmentation) or "cached" (with stored views); killed four times.
 
 Each attempt runs in freshly forked processes, so that the libraries are imported once; the kill is a real
 SIGKILL, which no code can catch. At the end FOLDER holds the weights of the run and of one that was not interrupted.
@@ -21,11 +24,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 from transformers import TrainerCallback
 
+import hf_transfer as ht
 from hf_transfer import checkpoint_trainer
 from hf_transfer.trainer import TransferTrainer
 from tests.distributed import runs
+from tests.training import AugmentedImages, RandomImages
 
 MOMENTS = 10
+TWO_PHASES = ht.TransferPlan((ht.Phase("head", "head", max_steps=6), ht.Phase("block", "blocks:1", max_steps=6)))
 SAVE_STEPS = 2
 LAST_STEP = 12
 
@@ -67,7 +73,12 @@ def moments() -> list[tuple[int, str]]:
     return sorted([*inside, *borders, *saving])
 
 
-def train(folder: Path, moment: tuple[int, str] | None) -> None:
+def moments_amid_epochs() -> list[tuple[int, str]]:
+    """Four moments after which a run goes on amid an epoch, at its begin, and at a border of phases amid an epoch."""
+    return [(3, "step begin"), (5, "between micro-batches"), (7, "optimizer step"), (11, "step begin")]
+
+
+def train(folder: Path, moment: tuple[int, str] | None, kind: str = "plain") -> None:
     """One attempt."""
     torch.set_num_threads(1)
     callbacks: list[TrainerCallback] = []
@@ -82,11 +93,16 @@ def train(folder: Path, moment: tuple[int, str] | None) -> None:
         elif event == "during the move":
             _kill_when_saving(step, Path, "rename")
     model = runs.make_model("vit", dropout=0.1)
+    os.environ["HF_TRANSFER_CACHE"] = str(folder / "cache")
+    data = {"augmented": AugmentedImages, "transformed": runs.augmented_images, "cached": runs.augmented_images}
+    cached: dict[str, Any] = {"cache_features": "on", "cache_views": 2} if kind == "cached" else {}
     trainer = runs.make_trainer(
         model,
         folder,
-        runs.GRADUAL,
+        TWO_PHASES if kind == "cached" else runs.GRADUAL,
         callbacks,
+        data.get(kind, RandomImages)(),
+        **cached,
         optim="adamw_torch",
         learning_rate=1e-3,
         gradient_accumulation_steps=2,
@@ -96,6 +112,8 @@ def train(folder: Path, moment: tuple[int, str] | None) -> None:
     )
     resume = any(folder.glob("checkpoint-*"))
     trainer.train(resume_from_checkpoint=resume or None)
+    if kind == "cached" and not all(decision.used for decision in trainer.cache_decisions):
+        sys.exit(f"not cached: {trainer.cache_decisions}")
     if trainer.is_world_process_zero():
         torch.save(model.state_dict(), folder / "final.pt")
 
@@ -146,18 +164,18 @@ def attempt(processes: int, work: Callable[[], None]) -> list[int]:
     return [codes[child] for child in children]
 
 
-def main(folder: Path, processes: int) -> None:
+def main(folder: Path, processes: int, kind: str = "plain") -> None:
     """Kill and resume, then compare with a run that was left alone."""
-    for moment in moments():
-        codes = attempt(processes, lambda moment=moment: train(folder / "killed", moment))  # type: ignore[misc]
+    for moment in moments() if kind == "plain" else moments_amid_epochs():
+        codes = attempt(processes, lambda moment=moment: train(folder / "killed", moment, kind))  # type: ignore[misc]
         print("KILLED", *moment, codes, sorted(p.name for p in (folder / "killed").glob("checkpoint-*")), flush=True)
         if not all(code == -signal.SIGKILL for code in codes):
             sys.exit(f"{moment} was not reached: {codes}")
     for name in ("killed", "whole"):
-        codes = attempt(processes, lambda name=name: train(folder / name, None))  # type: ignore[misc]
+        codes = attempt(processes, lambda name=name: train(folder / name, None, kind))  # type: ignore[misc]
         if any(codes):
             sys.exit(f"{name}: {codes}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

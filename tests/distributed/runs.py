@@ -13,7 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
 import hf_transfer as ht
-from tests import tiny
+from hf_transfer.data import train_transform
+from tests import labelled_images, tiny
 from tests.training import RandomImages, arguments
 
 GLOBAL_BATCH = 8
@@ -53,11 +54,37 @@ def options(**changes: Any) -> dict[str, Any]:
 
 
 def make_trainer(
-    model: nn.Module, folder: Path, plan: ht.TransferPlan, callbacks: Any = (), **changes: Any
+    model: nn.Module, folder: Path, plan: ht.TransferPlan, callbacks: Any = (), data: Any = None, **changes: Any
 ) -> ht.TransferTrainer:
-    """A trainer on 32 random images."""
+    """A trainer on 32 random images, or other data."""
+    collator = changes.pop("data_collator", None)
     args = arguments(folder, **options(**changes))
-    return ht.TransferTrainer(model, args, train_dataset=RandomImages(), plan=plan, callbacks=list(callbacks))
+    data = RandomImages() if data is None else data
+    return ht.TransferTrainer(
+        model, args, data_collator=collator, train_dataset=data, plan=plan, callbacks=list(callbacks)
+    )
+
+
+class UnevenLabels(RandomImages):
+    """Labels that are ignored (-100) where they would not fall evenly on two ranks, in one step all of one rank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.labels[[4, 5, 6, 12, 13, 14, 15, 17, 30]] = -100
+
+
+class BrokenImages(RandomImages):
+    """The fifth image of each step is broken: with two ranks that of the second rank alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pixels[4::GLOBAL_BATCH] = torch.nan
+
+
+def augmented_images() -> Any:
+    """32 encoded images, flipped and shifted at random."""
+    data = labelled_images.labelled_images(32)
+    return data.with_transform(train_transform(labelled_images.processor(), "light"))
 
 
 def digest(model: nn.Module) -> str:
