@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from hf_transfer.errors import ArgumentError, DataError, TruncationError
 from hf_transfer.features import LAST, extract_features
-from hf_transfer.features.ranks import from_first, rank_and_world
+from hf_transfer.features.ranks import on_first_rank
 from hf_transfer.features.reading import model_inputs, pixel_values
 from hf_transfer.linear_heads import check_head, has_bias, write_head
 from hf_transfer.registry import wrap
@@ -133,7 +133,7 @@ def solve_head(
     features, choice, target = _features(
         model, reading, processor, layer, labels, class_weights, classes, seed, extraction
     )
-    solved = _on_first_rank(
+    solved = on_first_rank(
         lambda: solve(features, labels(), solver, classes=classes, class_weights=class_weights, bias=bias, seed=seed)
     )
     images = _samples(dataset, processor)
@@ -201,7 +201,7 @@ def _features(
     blocks = [group.name for group in wrap(model).layer_groups if group.role == "block"]
     names = [*blocks, LAST] if layer == AUTO else [layer, LAST]
     found = extract_features(model, dataset, processor, names, **extraction)
-    evidence = _on_first_rank(lambda: judge_layers(found, labels(), classes, class_weights, seed))
+    evidence = on_first_rank(lambda: judge_layers(found, labels(), classes, class_weights, seed))
     wanted = latest_within_one_error(evidence) if layer == AUTO else layer
     if wanted == LAST:
         return found[LAST], LayerChoice(layer, LAST, "no earlier layer is clearly better", evidence), model
@@ -266,20 +266,3 @@ def latest_within_one_error(evidence: Sequence[LayerEvidence]) -> str:
 def _samples(dataset: Any, processor: Any) -> torch.Tensor:
     images = model_inputs(dataset, processor)
     return pixel_values([images[index] for index in range(min(len(images), _CHECKED_IMAGES))])
-
-
-def _on_first_rank(compute: Any) -> Any:
-    """The result of the first rank, on all: the last digits of a solver may differ between machines."""
-    rank, world = rank_and_world()
-    if world == 1:
-        return compute()
-    result: list[Any] = [None]
-    if rank == 0:
-        try:
-            result = [compute()]
-        except Exception as error:  # all ranks must raise, or the others wait for ever
-            result = [error]
-    result = from_first(result)
-    if isinstance(result[0], Exception):
-        raise result[0]
-    return result[0]

@@ -38,7 +38,9 @@ class LayerMeasurement:
         train_accuracy: On the images that the classifier was fitted to.
         behind_best: By how much it is behind the best layer, over the same images; "all" is not among those compared.
         behind_best_error: Standard error of that paired difference.
-        random_accuracy: Of the same layer of the randomly initialised twin; None where it was not measured.
+        random_accuracy: Of the same layer of the randomly initialised twin, on `Measurements.twin_sample` images; None
+            where it was not measured.
+        matched_accuracy: Of this layer on those same images, for comparison; None as before.
         native: Whether an ordinary checkpoint can end here.
     """
 
@@ -50,6 +52,7 @@ class LayerMeasurement:
     behind_best: float
     behind_best_error: float
     random_accuracy: float | None = None
+    matched_accuracy: float | None = None
     native: bool = True
 
     def __post_init__(self) -> None:
@@ -124,6 +127,8 @@ class Measurements:
         costs: What candidates would cost; None where nothing was timed.
         pretrained: Whether the model has pretrained weights.
         seed: Of everything drawn.
+        twin_sample: Images of the sample that the random twin was compared on: fewer than `sample` where a second full
+            pass would be too dear, and then "last", too, is fitted to no more than these for `gain_over_random`.
     """
 
     images: int
@@ -141,6 +146,7 @@ class Measurements:
     costs: Costs | None = None
     pretrained: bool = True
     seed: int = 0
+    twin_sample: int = 0
 
     def __post_init__(self) -> None:
         if self.classes < 2 or self.images < self.sample or self.sample < self.classes:

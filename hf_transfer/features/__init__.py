@@ -107,19 +107,24 @@ def extract_features(
     images = model_inputs(dataset, processor)
     if not len(images):
         raise ArgumentError("The data set is empty, so there are no features to extract.")
-    taps = TapReader(model, layers)
-    known = _known(model, images, taps.names) if cache else None
-    facts = {"kind": "taps", "layers": taps.names, "dtype": dtype, "views": views, "seed": seed if views > 1 else None}
+    wanted = TapReader(model, layers).names
+    known = _known(model, images, wanted) if cache else None
+    common = {"kind": "taps", "dtype": dtype, "views": views, "seed": seed if views > 1 else None}
+    source = None if known is None else fingerprint(common | known)
     rows = SeededViews(images, views, seed if views > 1 else None)
 
     def run(folder: str | Path | None) -> dict[str, npt.NDArray[Any]]:
-        key = fingerprint(facts | (known or {"session": from_first(uuid.uuid4().hex)}))
         kept = CacheFolder(folder, cache_gb)
+        names = wanted if source is None else from_first(_kept_layers(kept, source, wanted))
+        taps = TapReader(model, names)
+        facts = common | {"layers": names}
+        key = fingerprint(facts | (known or {"session": from_first(uuid.uuid4().hex)}))
         with extracting(model, memory_format) as device, kept.using(key), taps:
             size = default_batch_size(device) if batch_size is None else batch_size
             compute = _tap_computation(taps, device, np.dtype(dtype))
+            facts["source"] = source
             store, _ = fill(kept, key, rows, compute, facts, batch_size=size, workers=workers, progress=progress)
-            return {name: store.rows[name] for name in taps.names}
+            return {name: store.rows[name] for name in wanted}
 
     if known is not None:
         return run(cache_folder)
@@ -127,6 +132,20 @@ def extract_features(
         found = run(from_first(folder))
         barrier()  # mapped arrays outlive the folder, but only where they were mapped in time
         return found
+
+
+def _kept_layers(cache: CacheFolder, source: str, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """The layers of the store that has the wanted ones, perhaps among others, of the same images and weights.
+
+    Of several it is the one with the most rows computed; where there is none, a store of the wanted layers is to be
+    made.
+    """
+    found = [store for store in cache.stores() if store.entry.facts.get("source") == source]
+    wide = [store for store in found if set(wanted) <= set(store.entry.facts["layers"])]
+    if not wide:
+        return wanted
+    best = max(wide, key=lambda store: (-len(store.missing()), store.entry.facts["layers"] == list(wanted)))
+    return tuple(best.entry.facts["layers"])
 
 
 def _known(model: nn.Module, images: Any, names: Sequence[str]) -> dict[str, Any] | None:

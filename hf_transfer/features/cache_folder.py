@@ -49,6 +49,13 @@ class CacheFolder:
         """The store of a key, if there is one."""
         return FeatureStore.open(self.root / key)
 
+    def stores(self) -> Iterator[FeatureStore]:
+        """All stores that can be used, in no order."""
+        for key, _, _ in self._stores():
+            store = self.open(key)
+            if store is not None:
+                yield store
+
     def create(self, key: str, entry: Entry) -> FeatureStore:
         """The store of a key, made if it is not there; the least recently used ones make room for it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from torch import distributed
@@ -39,3 +40,21 @@ def first_reason(reason: str | None) -> str | None:
     found: list[Any] = [None] * world
     distributed.all_gather_object(found, reason)
     return next((each for each in found if each is not None), None)
+
+
+def on_first_rank(compute: Callable[[], Value]) -> Value:
+    """The first process's result, in all: the last digits of a solver may differ between machines."""
+    rank, world = rank_and_world()
+    if world == 1:
+        return compute()
+    result: list[Any] = [None]
+    if rank == 0:
+        try:
+            result = [compute()]
+        except Exception as error:  # all ranks must raise, or the others wait for ever
+            result = [error]
+    result = from_first(result)
+    if isinstance(result[0], Exception):
+        raise result[0]
+    found: Value = result[0]
+    return found

@@ -75,10 +75,10 @@ def rotate(
         for rows in blocks(images):
             standardised = (features[rows] - mean) / scale
             gram += (standardised * weights[rows, None]).T @ standardised
-        eigenvalues, axes = _leading(gram)
+        eigenvalues, axes = leading_axes(gram)
     else:
         standardised = (features - mean) / scale * np.sqrt(weights)[:, None]
-        eigenvalues, vectors = _leading(standardised @ standardised.T)
+        eigenvalues, vectors = leading_axes(standardised @ standardised.T)
         axes = standardised.T @ (vectors / np.sqrt(eigenvalues))
     coordinates: FloatArray = np.empty((images, len(eigenvalues)), dtype)
     cast_axes: FloatArray = axes.astype(dtype)
@@ -103,7 +103,7 @@ def mean_and_scale(features: FloatArray, weights: FloatArray, centre: bool) -> t
     return offset, np.where(constant | (scale < 1e-30), np.inf, scale)
 
 
-def _leading(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
+def leading_axes(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Eigenvalues, falling, with their vectors; without the negligible ones."""
     eigenvalues, vectors = scipy.linalg.eigh(gram, overwrite_a=True, check_finite=False, driver="evd")
     kept = eigenvalues > _NEGLIGIBLE * max(float(eigenvalues[-1]), 0.0)

@@ -1,0 +1,101 @@
+"""Comparisons of layers over the same images, with bootstrap intervals of 95 %.
+
+Images are drawn with replacement, by random weights of mean 1. Intervals are the basic (pivotal) ones, and values are
+corrected by what resampling adds: the best of several layers looks better than it is, in a resample once more so, and
+the difference is what choosing has gained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_transfer.diagnosis.measurements import Interval
+from hf_transfer.diagnosis.probing import Probe
+from hf_transfer.evaluation.intervals import CONFIDENCE, resample_count
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+# Of what the random twin gets wrong at least so much is taken to be left, or its share would mean nothing.
+_LEAST_ERROR = 0.01
+_DRAWS_AT_A_TIME = 2**22
+
+
+def gain_over_random(last: Probe, random: Sequence[Probe], seed: int = 0) -> Interval:
+    """What the last layer gains over the best layer of the random twin, as share of what that one gets wrong.
+
+    The best is chosen in each resample anew.
+
+    Args:
+        last: Of the pretrained model.
+        random: Of the twin's layers, on the same images.
+        seed: Of the resamples.
+    """
+
+    def gain(accuracies: FloatArray) -> FloatArray:
+        best = accuracies[:, 1:].max(axis=1)
+        found: FloatArray = (accuracies[:, 0] - best) / np.maximum(1 - best, _LEAST_ERROR)
+        return found
+
+    return _bootstrap([last, *random], gain, seed)
+
+
+def gain_of_earlier(last: Probe, earlier: Sequence[Probe], seed: int = 0) -> Interval:
+    """Accuracy of the best earlier layer minus that of the last; the best is chosen in each resample anew.
+
+    Args:
+        last: Of the last layer.
+        earlier: Of the layers before it.
+        seed: Of the resamples.
+    """
+    return _bootstrap([last, *earlier], lambda a: a[:, 1:].max(axis=1) - a[:, 0], seed)
+
+
+def slope(half: Probe, full: Probe, seed: int = 0) -> Interval:
+    """Share of the errors that twice the images took away.
+
+    Args:
+        half: Fitted to half of the images.
+        full: Fitted to all.
+        seed: Of the resamples.
+    """
+
+    def share(accuracies: FloatArray) -> FloatArray:
+        errors = 1 - accuracies
+        found: FloatArray = (errors[:, 0] - errors[:, 1]) / np.maximum(errors[:, 0], _LEAST_ERROR)
+        return found
+
+    return _bootstrap([half, full], share, seed)
+
+
+def paired_difference(one: Probe, other: Probe) -> tuple[float, float]:
+    """By how much the first is more accurate, and the standard error of that."""
+    difference = (one.hits - other.hits)[one.counted]
+    return float(difference.mean()), float(np.sqrt(difference.var() / len(difference)))
+
+
+def _bootstrap(probes: Sequence[Probe], statistic: Callable[[FloatArray], FloatArray], seed: int) -> Interval:
+    """Interval of a statistic of accuracies `(resamples, probes)`."""
+    hits = np.stack([probe.hits[probe.counted] for probe in probes], axis=1)
+    measured = float(statistic(hits.mean(axis=0)[None])[0])
+    resampled = statistic(_resampled_means(hits, seed))
+    tail = (1 - CONFIDENCE) / 2
+    low, high = (2 * measured - np.quantile(resampled, [1 - tail, tail])).tolist()
+    value = min(max(2 * measured - float(resampled.mean()), low), high)
+    return Interval(value, low, high)
+
+
+def _resampled_means(hits: FloatArray, seed: int) -> FloatArray:
+    """Means `(resamples, probes)` under Poisson weights of the images."""
+    generator = np.random.default_rng(seed)
+    count, images = resample_count(len(hits)), len(hits)
+    found = np.empty((count, hits.shape[1]))
+    step = max(1, _DRAWS_AT_A_TIME // images)
+    for start in range(0, count, step):
+        weights = generator.poisson(1.0, (min(step, count - start), images)).astype(float)
+        weights[weights.sum(axis=1) == 0] = 1.0
+        found[start : start + len(weights)] = weights @ hits / weights.sum(axis=1, keepdims=True)
+    return found

@@ -1,0 +1,144 @@
+"""What is noticed in the data: doubtful labels, leaks into the evaluation data, size and colour of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+import PIL.Image
+
+from hf_transfer.data.images import decode_image, read_content
+from hf_transfer.diagnosis.sampling import image_column
+
+FloatArray = npt.NDArray[np.floating[Any]]
+IntArray = npt.NDArray[np.integer[Any]]
+
+# Edge of the thumbnails that are compared, in pixels: small enough that compression and resizing leave no trace.
+THUMBNAIL = 16
+# Decoders may scale a JPEG down to this while they decode it, which saves most of the time.
+_DRAFT = (4 * THUMBNAIL, 4 * THUMBNAIL)
+# Distance of two thumbnails over the mean contrast of the two.
+DUPLICATE_DISTANCE = 0.1
+# Of 255: what compression adds to images without contrast and without colour.
+_NO_CONTRAST = 2.0
+_NO_COLOUR = 8.0
+# Below this share of the model's input an image is blown up so far that detail is missing.
+_SMALL = 0.5
+NEIGHBOURS = 10
+_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What images look like at a glance.
+
+    Attributes:
+        thumbnails: `(images, THUMBNAIL * THUMBNAIL * 3)`, 0 to 255.
+        shorter_sides: `(images,)`, in pixels.
+    """
+
+    thumbnails: FloatArray
+    shorter_sides: IntArray
+
+    @property
+    def grey(self) -> npt.NDArray[np.bool_]:
+        """`(images,)`: whether an image has no colour."""
+        channels = self.thumbnails.reshape(len(self.thumbnails), -1, 3)
+        found: npt.NDArray[np.bool_] = np.ptp(channels, axis=2).max(axis=1) <= _NO_COLOUR
+        return found
+
+    def smaller_than(self, edge: float) -> npt.NDArray[np.bool_]:
+        """`(images,)`: whether the shorter side is less than half of an edge."""
+        found: npt.NDArray[np.bool_] = self.shorter_sides < _SMALL * edge
+        return found
+
+
+def look_at(dataset: Any, rows: IntArray) -> Looks | None:
+    """Look at some images; None where a data set does not show them without running it."""
+    column = image_column(dataset)
+    if column is None:
+        return None
+    plain = dataset.with_format(None).select_columns([column])
+    plain = plain.cast_column(column, datasets.Image(decode=False)).select(rows.tolist())
+    found = [_look(row[column]) for row in plain]
+    return Looks(np.array([thumbnail for thumbnail, _ in found]), np.array([side for _, side in found]))
+
+
+def near_duplicates(one: Looks, other: Looks, distance: float = DUPLICATE_DISTANCE) -> Iterator[tuple[int, int]]:
+    """Pairs of images that are the same but for size and compression: positions in the one and the other.
+
+    Images without contrast are like all others of their kind, and never called duplicates.
+    """
+    ours, theirs = (_centred(looks.thumbnails) for looks in (one, other))
+    for start in range(0, len(theirs[0]), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        distances = _distances(ours, (theirs[0][rows], theirs[1][rows]))
+        for theirs_at, ours_at in np.argwhere(distance >= distances.T).tolist():
+            yield ours_at, start + theirs_at
+
+
+def noise_suspects(features: FloatArray, labels: IntArray, classes: int, neighbours: int = NEIGHBOURS) -> IntArray:
+    """The label that the neighbours of an image agree on against its own; -1 where they do not.
+
+    Args:
+        features: `(images, channels)`.
+        labels: `(images,)`.
+        classes: Number of classes.
+        neighbours: How many are asked.
+
+    Returns:
+        `(images,)`.
+    """
+    votes = neighbour_votes(features, labels, classes, neighbours)
+    return _agreed(votes, labels)
+
+
+def neighbour_votes(features: FloatArray, labels: IntArray, classes: int, neighbours: int) -> FloatArray:
+    """`(images, classes)`: shares of the classes among the nearest images by cosine of standardised features."""
+    spread = features.std(axis=0)
+    unit = (features - features.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    count = min(neighbours, len(labels) - 1)
+    votes = np.zeros((len(labels), classes), np.float32)
+    for start in range(0, len(labels), _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, len(labels)))
+        cosines = unit[rows] @ unit.T
+        cosines[np.arange(len(rows)), rows] = -np.inf
+        nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
+        np.add.at(votes, (rows[:, None], labels[nearest]), 1 / count)
+    return votes
+
+
+def _agreed(votes: FloatArray, labels: IntArray) -> IntArray:
+    own = votes[np.arange(len(labels)), labels]
+    best = votes.argmax(axis=1)
+    doubtful = (best != labels) & (votes.max(axis=1) >= 0.8) & (own <= 0.0)
+    return np.where(doubtful, best, -1)
+
+
+def _look(value: Any) -> tuple[FloatArray, int]:
+    with PIL.Image.open(BytesIO(read_content(value))) as image:
+        side = min(image.size)
+        image.draft("RGB", _DRAFT)
+        small = decode_image(image).resize((THUMBNAIL, THUMBNAIL), PIL.Image.Resampling.BOX)
+    return np.asarray(small, np.float32).ravel(), side
+
+
+def _centred(thumbnails: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Thumbnails and their contrasts: root mean square around the mean of each image."""
+    return thumbnails, thumbnails.std(axis=1)
+
+
+def _distances(ours: tuple[FloatArray, FloatArray], theirs: tuple[FloatArray, FloatArray]) -> FloatArray:
+    pixels = ours[0].shape[1]
+    squares = (ours[0] ** 2).sum(axis=1)[:, None] + (theirs[0] ** 2).sum(axis=1) - 2 * ours[0] @ theirs[0].T
+    contrast = (ours[1][:, None] + theirs[1]) / 2
+    distances = np.sqrt(np.maximum(squares, 0) / pixels)
+    plain = np.minimum(ours[1][:, None], theirs[1]) < _NO_CONTRAST
+    found: FloatArray = np.where(plain, np.inf, distances / np.maximum(contrast, _NO_CONTRAST))
+    return found

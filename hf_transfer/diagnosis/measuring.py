@@ -1,0 +1,313 @@
+"""`measure`: one pass over a sample, a shorter one through the random twin, and what they tell."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+from torch.utils.data import Subset
+
+from hf_transfer.data.preprocessing import output_size
+from hf_transfer.diagnosis import comparing
+from hf_transfer.diagnosis.data_checks import look_at, near_duplicates, noise_suspects
+from hf_transfer.diagnosis.measurements import ALL, LAST, CurvePoint, DataFindings, LayerMeasurement, Measurements
+from hf_transfer.diagnosis.probing import Probe, curve, joined, probe
+from hf_transfer.diagnosis.sampling import IntArray, Sample, draw_sample, image_keys, labels_and_names
+from hf_transfer.diagnosis.timing import timed
+from hf_transfer.diagnosis.twin import CALIBRATION_IMAGES, calibrate, looks_untrained, random_twin
+from hf_transfer.errors import ArgumentError, ModelError
+from hf_transfer.features import extract_features
+from hf_transfer.features.extraction import extracting
+from hf_transfer.features.ranks import on_first_rank
+from hf_transfer.features.reading import model_inputs, pixel_values
+from hf_transfer.features.taps import TapReader
+from hf_transfer.image_size import native_image_size
+from hf_transfer.truncation import truncation_points
+
+logger = logging.getLogger(__name__)
+
+FloatArray = npt.NDArray[Any]
+
+DEPTHS = 12
+# The twin is asked whether the last layer gains anything at all, which a part of the sample tells.
+_TWIN_SHARE = 4
+_TWIN_IMAGES = 500
+_TWIN_PER_CLASS = 10
+_MOST_EVALUATION = 5000
+
+
+def measure(
+    model: nn.Module,
+    dataset: Any,
+    processor: Any = None,
+    *,
+    evaluation_dataset: Any = None,
+    sample: int | None = None,
+    seed: int = 0,
+    depths: int = DEPTHS,
+    pretrained: bool | None = None,
+    cache: bool = True,
+    cache_folder: str | Path | None = None,
+    cache_gb: float | None = None,
+    batch_size: int | None = None,
+    workers: int = 0,
+    memory_format: str = "auto",
+    progress: bool = True,
+) -> Measurements:
+    """Measure what a decision on the recipe rests on.
+
+    A stratified sample passes through the model once, and a part of it through a twin with random weights. All else is
+    linear algebra on what was read on the way. In a process group all ranks must call this; they share the passes, and
+    all get the first one's result.
+
+    The result does not depend on the order of images and classes, but for rounding. Only where a data set is no
+    `datasets.Dataset` with a column of encoded images, what is drawn depends on the positions of the images, and the
+    result on their order by chance alone.
+
+    Args:
+        model: An image classifier of which the body is measured; its head may be new. Stays as it is.
+        dataset: Training images with labels, as for `hf_transfer.extract_features`.
+        processor: See there.
+        evaluation_dataset: Checked for near-duplicates of the sample, and never used for anything else.
+        sample: About how many images to measure; None takes 2,000, or 20 a class up to 10,000, but always two a class.
+        seed: Of everything drawn.
+        depths: Most layers to measure, evenly spread over the groups before the head.
+        pretrained: Whether the model has pretrained weights; None looks at its norm layers.
+        cache: As in `extract_features`. Where the sample is the whole data set, a linear probe on one of these layers
+            reads the same features.
+        cache_folder: See there.
+        cache_gb: See there.
+        batch_size: See there.
+        workers: See there.
+        memory_format: See there.
+        progress: See there.
+
+    Raises:
+        ArgumentError: A number is not as described.
+        DataError: Labels are missing, there are fewer than two classes, no class has two images, or features are not
+            finite.
+        LayerGroupError: The model has no head.
+    """
+    names = layers_at_depths(model, depths)
+    labels, class_names = labels_and_names(dataset, model)
+    drawn = draw_sample(dataset, labels, class_names, sample, seed)
+    options: dict[str, Any] = {
+        "cache": cache,
+        "cache_folder": cache_folder,
+        "cache_gb": cache_gb,
+        "batch_size": batch_size,
+        "workers": workers,
+        "memory_format": memory_format,
+        "progress": progress,
+    }
+    started = time.perf_counter()
+    features = features_of(model, dataset, processor, drawn.rows, names, drawn.is_all, options)
+    seconds = time.perf_counter() - started
+    pretrained = not looks_untrained(model) if pretrained is None else pretrained
+    twin_rows = drawn.first(max(len(drawn.rows) // _TWIN_SHARE, _TWIN_IMAGES, _TWIN_PER_CLASS * len(drawn.names)))
+    random = None
+    if pretrained:
+        random = twin_features(model, dataset, processor, drawn, twin_rows, names, seed, options)
+    costs = timed(model, dataset, processor, drawn.rows.tolist(), seconds / len(drawn.rows)).costs(drawn.total)
+
+    def conclude() -> Measurements:
+        probes = judge(features, drawn.labels, len(drawn.names), seed)
+        twin = judge_twin(features, probes, random or {}, drawn.labels, twin_rows, len(drawn.names), seed)
+        found = _measurements(drawn, features, probes, twin, {LAST, *truncation_points(model)}, seed)
+        data = find_in_data(dataset, drawn, features[_best(probes)], evaluation_dataset, _input_edge(model, processor))
+        return replace(found, data=data, costs=costs, pretrained=pretrained)
+
+    return on_first_rank(conclude)
+
+
+def layers_at_depths(model: nn.Module, depths: int) -> tuple[str, ...]:
+    """Layers evenly spread over the groups before the head, the first and the last of them included, and "last"."""
+    if depths < 1:
+        raise ArgumentError(f"depths must be at least 1, found {depths}.")
+    body = [name for name in TapReader(model, "all").names if name != LAST]
+    places = np.unique(np.rint(np.linspace(0, len(body) - 1, min(depths, len(body)))).astype(int)) if body else []
+    return (*(body[place] for place in places), LAST)
+
+
+def features_of(
+    model: nn.Module,
+    dataset: Any,
+    processor: Any,
+    rows: IntArray,
+    layers: Sequence[str],
+    is_all: bool,
+    options: Mapping[str, Any],
+) -> dict[str, FloatArray]:
+    """Features of some images, in the order of `rows`; read in that of the data set, as by any other user."""
+    order = np.sort(rows)
+    part = dataset if is_all else select(dataset, order)
+    found = extract_features(model, part, processor, layers, **options)
+    places = np.searchsorted(order, rows)
+    return {name: np.asarray(values[places], np.float32) for name, values in found.items()}
+
+
+def twin_features(
+    model: nn.Module,
+    dataset: Any,
+    processor: Any,
+    drawn: Sample,
+    twin_rows: IntArray,
+    layers: Sequence[str],
+    seed: int,
+    options: Mapping[str, Any],
+) -> dict[str, FloatArray] | None:
+    """Features of the random twin; None where it cannot be made, with a warning."""
+    try:
+        twin = random_twin(model, seed)
+    except ModelError as error:
+        logger.warning("Similarity is not measured, as there is no random twin to compare with: %s", error)
+        return None
+    rows = drawn.rows[twin_rows]
+    inputs = model_inputs(dataset, processor)
+    with extracting(twin) as device:
+        few = [inputs[int(row)] for row in rows[:CALIBRATION_IMAGES]]
+        images = pixel_values(few).to(device)
+    calibrate(twin, images)
+    found = features_of(twin, dataset, processor, rows, layers, len(rows) == drawn.total, options)
+    return {name: values for name, values in found.items() if np.isfinite(values).all()}
+
+
+def select(dataset: Any, rows: IntArray) -> Any:
+    """Some images of a data set."""
+    if isinstance(dataset, datasets.Dataset):
+        return dataset.select(rows.tolist())
+    return Subset(dataset, rows.tolist())
+
+
+def judge(features: Mapping[str, FloatArray], labels: IntArray, classes: int, seed: int) -> dict[str, Probe]:
+    """A linear classifier on each layer, and on all of them joined."""
+    probes = _probed(features, labels, classes, seed)
+    if len(probes) > 1:
+        probes[ALL] = probe(joined(features.values()), labels, classes, seed, standardise=False)
+    return probes
+
+
+def _probed(features: Mapping[str, FloatArray], labels: IntArray, classes: int, seed: int) -> dict[str, Probe]:
+    """Layers that are equal are probed once: what the head reads is often just what the layer before it gives."""
+    probes: dict[str, Probe] = {}
+    for name, values in features.items():
+        equal = (n for n in probes if features[n].shape == values.shape and np.array_equal(features[n], values))
+        same = next(equal, None)
+        probes[name] = probe(values, labels, classes, seed) if same is None else probes[same]
+    return probes
+
+
+def judge_twin(
+    features: Mapping[str, FloatArray],
+    probes: Mapping[str, Probe],
+    random: Mapping[str, FloatArray],
+    labels: IntArray,
+    twin_rows: IntArray,
+    classes: int,
+    seed: int,
+) -> dict[str, tuple[Probe, Probe]]:
+    """By layer, a linear classifier on the twin's features and one on the model's own, of the same images."""
+    part = labels[twin_rows]
+    own = dict(probes)
+    if len(part) < len(labels):
+        own = _probed({name: features[name][twin_rows] for name in random}, part, classes, seed)
+    return {name: (found, own[name]) for name, found in _probed(random, part, classes, seed).items()}
+
+
+def find_in_data(
+    dataset: Any, drawn: Sample, features: FloatArray, evaluation_dataset: Any, edge: int | None
+) -> DataFindings:
+    """What is noticed in the data: of labels by the best layer's features, of images by their thumbnails."""
+    suspected = noise_suspects(features, drawn.labels, len(drawn.names))
+    doubtful = np.flatnonzero(suspected >= 0)
+    looks = look_at(dataset, drawn.rows)
+    checked, pairs = 0, []
+    if evaluation_dataset is not None and looks is not None:
+        rows = np.argsort(image_keys(evaluation_dataset, len(evaluation_dataset), 0), kind="stable")[:_MOST_EVALUATION]
+        others = look_at(evaluation_dataset, rows)
+        if others is not None:
+            checked = len(rows)
+            pairs = [(int(drawn.rows[a]), int(rows[b])) for a, b in near_duplicates(looks, others)]
+    return DataFindings(
+        class_counts=dict(zip(drawn.names, drawn.counts.tolist(), strict=True)),
+        noise_suspects=tuple(sorted((int(drawn.rows[i]), drawn.names[suspected[i]]) for i in doubtful)),
+        duplicates=tuple(sorted(pairs)),
+        checked_evaluation_images=checked,
+        small_images=float(looks.smaller_than(edge).mean()) if looks is not None and edge else 0.0,
+        grey_images=float(looks.grey.mean()) if looks is not None else 0.0,
+    )
+
+
+def _measurements(
+    drawn: Sample,
+    features: Mapping[str, FloatArray],
+    probes: Mapping[str, Probe],
+    twin: Mapping[str, tuple[Probe, Probe]],
+    native: Collection[str],
+    seed: int,
+) -> Measurements:
+    best = _best(probes)
+    points = curve(features[best], drawn.labels, len(drawn.names), probes[best], seed)
+    earlier = [found for name, found in probes.items() if name != ALL and found is not probes[LAST]]
+    random = [found for found, _ in twin.values()]
+    return Measurements(
+        images=drawn.total,
+        sample=len(drawn.rows),
+        classes=len(drawn.names),
+        smallest_class=int(drawn.counts.min()),
+        estimate=probes[LAST].estimate,
+        layers=tuple(_layer(name, probes, twin, features, name in native) for name in probes),
+        gain_over_random=comparing.gain_over_random(twin[LAST][1], random, seed) if LAST in twin else None,
+        gain_of_earlier=comparing.gain_of_earlier(probes[LAST], earlier, seed) if earlier else None,
+        curve=tuple(CurvePoint(each.fitted, each.accuracy, each.standard_error) for each in points),
+        slope=comparing.slope(points[-2], points[-1], seed) if len(points) > 1 else None,
+        gap=probes[best].train_accuracy - probes[best].accuracy,
+        data=DataFindings({}),
+        seed=seed,
+        twin_sample=len(random[0].hits) if random else 0,
+    )
+
+
+def _layer(
+    name: str,
+    probes: Mapping[str, Probe],
+    twin: Mapping[str, tuple[Probe, Probe]],
+    features: Mapping[str, FloatArray],
+    native: bool,
+) -> LayerMeasurement:
+    found = probes[name]
+    behind, error = comparing.paired_difference(probes[_best(probes)], found)
+    random, matched = twin.get(name, (None, None))
+    channels = {each: values.shape[1] for each, values in features.items()}
+    return LayerMeasurement(
+        layer=name,
+        channels=sum(channels.values()) if name == ALL else channels[name],
+        accuracy=found.accuracy,
+        standard_error=found.standard_error,
+        train_accuracy=found.train_accuracy,
+        behind_best=behind,
+        behind_best_error=error,
+        random_accuracy=None if random is None else random.accuracy,
+        matched_accuracy=None if matched is None else matched.accuracy,
+        native=native,
+    )
+
+
+def _best(probes: Mapping[str, Probe]) -> str:
+    """The best single layer; of equals the first."""
+    return max((name for name in probes if name != ALL), key=lambda name: probes[name].accuracy)
+
+
+def _input_edge(model: nn.Module, processor: Any) -> int | None:
+    """Shorter edge of the images that the model gets, in pixels."""
+    sizes = output_size(processor) if processor is not None else native_image_size(model)
+    known = [size for size in sizes or () if size is not None]
+    return min(known) if known else None
