@@ -144,6 +144,8 @@ def _encoded(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, torch.Tensor):
+        while name in tensors:  # keys may hold dots
+            name += "_"
         tensors[name] = value.detach().clone().contiguous()
         return {"$tensor": name}
     if isinstance(value, np.ndarray):

@@ -105,6 +105,8 @@ def test_every_kind_of_value_survives(tmp_path: Path) -> None:
         "d": np.arange(5, dtype=np.uint32),
         "e": {"half": torch.ones(2, 3, dtype=torch.bfloat16).T, "bytes": torch.zeros(4, dtype=torch.uint8)},
         "f": {"$tensor": "not one"},
+        "g": {"h": torch.tensor(1)},
+        "g.h": torch.tensor(2),
     }
     source, target = tmp_path / "checkpoint-1", tmp_path / "packed"
     source.mkdir()
@@ -125,6 +127,7 @@ def test_every_kind_of_value_survives(tmp_path: Path) -> None:
     assert back["b"] == content["b"] and list(back["b"]) == [0, 7]
     assert np.array_equal(back["d"], content["d"]) and back["d"].dtype == np.uint32
     assert all(torch.equal(back["e"][key], content["e"][key]) for key in content["e"])
+    assert (int(back["g"]["h"]), int(back["g.h"])) == (1, 2)
     assert back["e"]["half"].dtype == torch.bfloat16
 
 
