@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 from typing import Any
@@ -29,15 +30,35 @@ from hf_transfer.privacy import check_private
 from hf_transfer.repo_ids import is_repo_id
 from hf_transfer.run_record import write_atomically
 
-__all__ = ["CARD_NAME", "render_card", "validate_metadata", "write_card"]
+__all__ = ["CARD_NAME", "PublishedFacts", "adopt_edits", "render_card", "validate_metadata", "write_card"]
 
 CARD_NAME = "README.md"
 _USER_START, _USER_END = "<!-- user:start -->", "<!-- user:end -->"
 _USER_BLOCK = f"{_USER_START}\n{_USER_END}"
 _HUB = "https://huggingface.co/"
 _NO_FIGURES: Mapping[str, str] = MappingProxyType({})
-# Figures of the training; all others belong to the evaluation.
-_TRAINING_FIGURES = ("layer_plan", "learning_curves", "accuracy_by_depth")
+# Figures of the training and of the diagnosis; all others belong to the evaluation.
+_TRAINING_FIGURES = ("layer_plan", "learning_curves")
+_DIAGNOSIS_FIGURES = ("accuracy_by_depth",)
+_OTHER_FIGURES = (*_TRAINING_FIGURES, *_DIAGNOSIS_FIGURES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedFacts:
+    """What a card says of the repository, and not of the run.
+
+    Attributes:
+        revision: Tag or commit for the examples to pin; None pins none.
+        checkpoint_step: Of the checkpoint in the folder "checkpoint"; None if there is none.
+        widget: Examples for the model page: "src" and "example_title".
+    """
+
+    revision: str | None = None
+    checkpoint_step: int | None = None
+    widget: tuple[Mapping[str, str], ...] = ()
+
+
+_NOTHING_PUBLISHED = PublishedFacts()
 
 
 def render_card(
@@ -47,6 +68,7 @@ def render_card(
     figures: Mapping[str, str] = _NO_FIGURES,
     license: str | None = None,
     limitations: str | None = None,
+    published: PublishedFacts = _NOTHING_PUBLISHED,
 ) -> str:
     """Write a model card from the content of `run.json`.
 
@@ -57,6 +79,7 @@ def render_card(
             "figures/confusion_matrix.png"}`.
         license: The Hub's identifier of the model's licence; None takes the base model's.
         limitations: Markdown, for a section of that name.
+        published: What is beside the model in the repository.
 
     Returns:
         The text of `README.md`; the same record always gives the same text.
@@ -71,8 +94,10 @@ def render_card(
     body = _template().render(
         record=record,
         title=title,
+        repo_id=repo_id,
+        revision=published.revision,
         source=repo_id or "path/to/this/folder",
-        timm_source=f"hf-hub:{repo_id}" if repo_id else "local-dir:path/to/this/folder",
+        timm_source=_timm_source(repo_id, published.revision),
         init=initial_weights(record),
         base_name=_base_name(record),
         lineage=None if record["base_model"]["on_hub"] else hub_base(record),
@@ -80,15 +105,20 @@ def render_card(
         plan=record["training"]["plan"],
         labels=record["data"]["label_names"],
         reports=_reports(record),
-        evaluation_figures=_images({k: v for k, v in figures.items() if k not in _TRAINING_FIGURES}),
+        evaluation_figures=_images(
+            {k: v for k, v in figures.items() if k not in (*_TRAINING_FIGURES, *_DIAGNOSIS_FIGURES)}
+        ),
         training_figures=_images({k: figures[k] for k in _TRAINING_FIGURES if k in figures}),
+        diagnosis=diagnosis_of(record),
+        diagnosis_figures=_images({k: figures[k] for k in _DIAGNOSIS_FIGURES if k in figures}),
         limitations=(limitations or "").strip(),
+        checkpoint_step=published.checkpoint_step,
         user_block=_USER_BLOCK,
         t=tables,
     )
     # Sections that are left out leave their blank lines behind.
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
-    return f"---\n{make_metadata(record, title, license).strip()}\n---\n\n{body}\n"
+    return f"---\n{make_metadata(record, title, license, published.widget).strip()}\n---\n\n{body}\n"
 
 
 def write_card(
@@ -99,6 +129,7 @@ def write_card(
     figures: Mapping[str, str] = _NO_FIGURES,
     license: str | None = None,
     limitations: str | None = None,
+    published: PublishedFacts = _NOTHING_PUBLISHED,
 ) -> Path:
     """Write `README.md` into a folder, whole or not at all.
 
@@ -112,6 +143,7 @@ def write_card(
         figures: See there; those whose file is not in the folder are left out.
         license: See there.
         limitations: See there.
+        published: See there.
 
     Returns:
         The path of the card.
@@ -126,7 +158,14 @@ def write_card(
     existing = _existing(path)
     users_text = _users_text(path, existing)
     present = {name: figure for name, figure in figures.items() if (path.parent / figure).is_file()}
-    card = render_card(record, repo_id=repo_id, figures=present, license=license, limitations=limitations)
+    card = render_card(
+        record,
+        repo_id=repo_id,
+        figures=present,
+        license=license,
+        limitations=limitations,
+        published=published,
+    )
     if existing:
         head, body = card.removeprefix("---\n").split("\n---\n", 1)
         merged = merge_metadata(head + "\n", existing, keep_license=license is None)
@@ -134,6 +173,30 @@ def write_card(
     validate_metadata(card)
     write_atomically(path, card.replace(_USER_BLOCK, f"{_USER_START}{users_text}{_USER_END}", 1))
     return path
+
+
+def adopt_edits(folder: str | Path, published: str) -> None:
+    """Take what a user wrote into the published card over into the folder's, so that writing it again keeps that.
+
+    Text between the marks is taken where the folder's card has none; metadata as `merge_metadata` does. A published
+    card that was not written here is left alone.
+
+    Args:
+        folder: Its `README.md` is changed, or made.
+        published: The whole published card.
+    """
+    path = Path(folder) / CARD_NAME
+    if _USER_START not in published or _USER_END not in published:
+        return
+    existing = _existing(path) or published
+    own, theirs = _users_text(path, existing), _users_text(path, published)
+    if not own.strip() and theirs.strip() and _USER_START in existing:
+        mine = f"{_USER_START}{own}{_USER_END}"
+        existing = existing.replace(mine, f"{_USER_START}{theirs}{_USER_END}", 1)
+    if existing.startswith("---\n"):
+        head, body = existing.removeprefix("---\n").split("\n---\n", 1)
+        existing = f"---\n{merge_metadata(head + chr(10), published, keep_license=True).strip()}\n---\n{body}"
+    write_atomically(path, existing)
 
 
 def _template() -> jinja2.Template:
@@ -155,6 +218,19 @@ def _title(record: Mapping[str, Any]) -> str:
     made = "trained from scratch" if initial_weights(record) == "random" else "fine-tuned"
     name = record["data"].get("name")
     return " ".join(f"{base} {made} on {name}".split()) if name else f"{base} {made}"
+
+
+def diagnosis_of(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a diagnosis said of the recipe: "scenario", "recipe", "reasons"; None for a run that was told its plan."""
+    training = record["training"]
+    found = (training["plan"] or {}).get("diagnosis") or training.get("diagnosis")
+    return found if isinstance(found, Mapping) and found.get("reasons") else None
+
+
+def _timm_source(repo_id: str | None, revision: str | None) -> str:
+    if repo_id is None:
+        return "local-dir:path/to/this/folder"
+    return f"hf-hub:{repo_id}@{revision}" if revision else f"hf-hub:{repo_id}"
 
 
 def _base_name(record: Mapping[str, Any]) -> str:

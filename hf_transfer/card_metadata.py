@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -36,10 +36,17 @@ _TEXTS = (
     "model_name",
 )
 _OF_THE_RUN = ("library_name", "pipeline_tag", "base_model", "base_model_relation", "metrics", "model-index")
+WIDGET_IMAGES = "examples/widget_"
+"""Where in a repository the images lie that a publication adds for the widget; a number and `.png` follow."""
 _LISTS = ("tags", "metrics", "datasets")
 
 
-def make_metadata(record: Mapping[str, Any], model_name: str, license: str | None = None) -> str:
+def make_metadata(
+    record: Mapping[str, Any],
+    model_name: str,
+    license: str | None = None,
+    widget: Sequence[Mapping[str, str]] = (),
+) -> str:
     """The metadata of a run's model card as YAML, without the lines of dashes.
 
     The library is "transformers" for timm models, too: the folder is written by transformers' `save_pretrained`, and
@@ -49,6 +56,7 @@ def make_metadata(record: Mapping[str, Any], model_name: str, license: str | Non
         record: Content of `run.json`.
         model_name: Name of the model in its evaluation results.
         license: The Hub's identifier of the model's licence; None takes the base model's.
+        widget: Examples for the model page.
 
     Raises:
         ArgumentError: The licence is not an identifier.
@@ -57,6 +65,7 @@ def make_metadata(record: Mapping[str, Any], model_name: str, license: str | Non
     hub_id = hub_dataset(record)
     derived_from = hub_base(record)
     results = _eval_results(record)
+    examples: dict[str, Any] = {"widget": [dict(example) for example in widget]} if widget else {}
     measured = [name for report in record["evaluation"].values() for name in report["metrics"]]
     return ModelCardData(
         library_name="transformers",
@@ -75,6 +84,7 @@ def make_metadata(record: Mapping[str, Any], model_name: str, license: str | Non
         metrics=list(dict.fromkeys(_HUB_METRICS[name] for name in measured if name in _HUB_METRICS)) or None,
         model_name=model_name if results else None,
         eval_results=results or None,
+        **examples,
     ).to_yaml(line_break="\n")
 
 
@@ -113,7 +123,12 @@ def merge_metadata(ours: str, existing_card: str, keep_license: bool) -> str:
         return ours
     merged = dict(yaml.safe_load(ours))
     before = dict(merged)
+    if isinstance(theirs.get("widget"), list):
+        # Images that an earlier publication made are not there any more if this one does not make them.
+        theirs["widget"] = [example for example in theirs["widget"] if WIDGET_IMAGES not in str(example)]
     for key, value in theirs.items():
+        if key == "widget" and not value:
+            continue
         if key in ("tags", "datasets") and isinstance(value, list):
             merged[key] = list(dict.fromkeys([*merged.get(key, []), *value]))
         elif (key == "license" and keep_license) or key not in (*_OF_THE_RUN, "license", *before):

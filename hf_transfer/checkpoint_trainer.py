@@ -17,6 +17,7 @@ from hf_transfer.checkpoints import (
     move_into_place,
     note_best,
 )
+from hf_transfer.portable_checkpoints import unpacked
 from hf_transfer.saving import complete_timm_config, is_timm_wrapper, restore_weights, strip_timm_prefix
 
 
@@ -25,6 +26,13 @@ class CheckpointTrainer(Trainer):
 
     args: TrainingArguments
     _is_saving = False
+
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, ignore_keys_for_eval: Any = None
+    ) -> Any:
+        """Train as Trainer does; a checkpoint may also be one that was published, without pickles."""
+        with unpacked(resume_from_checkpoint) as checkpoint:
+            return super().train(checkpoint, trial, ignore_keys_for_eval)
 
     def complete_checkpoint(self, folder: Path) -> None:
         """Add files to a checkpoint before it is moved into its place; called in the process that saves."""

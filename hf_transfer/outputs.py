@@ -183,12 +183,12 @@ def _write_predictions(path: Path, result: SplitResult) -> None:
 
 def _write_figures(folder: Path, data: Mapping[str, Any], result: SplitResult) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    # A solved head has no rates to draw.
+    # A solved head has no rates to draw, and no steps: one point is no curve.
     solved = data["training"].get("solved_head") is not None
     plan = (None if solved else data["training"]["plan"]) or {"groups": [], "phases": []}
     spans = [PhaseSpan(p["name"], p["start_step"], p["end_step"]) for p in plan["phases"]]
     written = (
-        learning_curves(data["log_history"], folder / "learning_curves.png", spans),
+        None if solved else learning_curves(data["log_history"], folder / "learning_curves.png", spans),
         layer_plan(plan["groups"], plan["phases"], folder / "layer_plan.png"),
         confusion_matrix(result.report, folder / "confusion_matrix.png"),
         _write_mistakes(folder / "worst_mistakes.png", result),

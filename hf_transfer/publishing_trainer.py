@@ -66,7 +66,8 @@ class PublishingTrainer(Trainer):
             token: Refused; log in, or set HF_TOKEN.
             revision: Refused: a repository that holds something already gets a pull request.
             private: As in `init_hf_repo`.
-            **options: `verify`, `license`, `limitations` and `include_examples` of `hf_transfer.publish`.
+            **options: `verify`, `license`, `limitations`, `include_examples`, `include_checkpoint`, `widget_images`,
+                `benchmark_task` of `hf_transfer.publish`.
 
         Returns:
             What was published; None in other processes than the first.

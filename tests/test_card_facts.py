@@ -4,10 +4,12 @@ weight decay, frozen group, phase, optimizer and count that the card prints is c
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 from transformers import TrainerCallback
 
@@ -15,6 +17,7 @@ import hf_transfer as ht
 from hf_transfer.card import render_card
 from hf_transfer.training_facts import bare_record
 from tests import tiny
+from tests.labelled_images import labelled_images, processor
 from tests.test_card import section, tables_in
 from tests.training import RandomImages, arguments
 
@@ -24,6 +27,7 @@ MODELS = {
     "convnext": tiny.convnext,
     "timm": lambda: tiny.timm_wrapper("resnet18"),
 }
+KINDS = ("cached probe", "SGD with groups", "from scratch", "free", "free")
 SELECTORS = ("head", "all", "last:1", "last:2", "norm", "bias", ("last:1", "norm"))
 
 
@@ -51,9 +55,9 @@ class Witness(TrainerCallback):
         return next(i for i, p in enumerate(trainer.resolved_plan.phases) if step < p.end)
 
 
-def random_plan(rng: random.Random) -> ht.TransferPlan:
+def random_plan(rng: random.Random, kind: str) -> ht.TransferPlan:
     """One to three phases of two steps at constant rates, which the optimizer then has from the first step on."""
-    phases = tuple(
+    phases = [
         ht.Phase(
             name=f"phase {number}",
             train=rng.choice(SELECTORS),
@@ -66,26 +70,38 @@ def random_plan(rng: random.Random) -> ht.TransferPlan:
             lr_scheduler_type="constant",
         )
         for number in range(rng.randint(1, 3))
-    )
-    return ht.TransferPlan(phases, init=rng.choice(("pretrained", "pretrained", "random")))
+    ]
+    if kind == "cached probe":
+        phases[0] = replace(phases[0], train="head")
+    if kind == "SGD with groups":
+        phases[-1] = replace(phases[-1], train="all", head_lr_ratio=10, layer_decay=0.75)
+    return ht.TransferPlan(tuple(phases), init="random" if kind == "from scratch" else "pretrained")
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_card_is_what_was_trained(seed: int, tmp_path: Path) -> None:
     """Group by group and phase by phase, the card's cells are those of the live optimizer."""
-    rng = random.Random(seed)
-    plan, optimizer = random_plan(rng), rng.choice(("adamw_torch", "sgd"))
+    rng, kind = random.Random(seed), KINDS[seed // len(MODELS)]
+    plan = random_plan(rng, kind)
+    optimizer = "sgd" if kind == "SGD with groups" else rng.choice(("adamw_torch", "sgd"))
     model: nn.Module = MODELS[sorted(MODELS)[seed % len(MODELS)]]()
     witness = Witness()
     trainer = ht.TransferTrainer(
         model=model,
-        args=arguments(tmp_path, optim=optimizer, weight_decay=0.1, logging_steps=100),
+        args=arguments(
+            tmp_path,
+            optim=optimizer,
+            weight_decay=0.1,
+            logging_steps=100,
+            cache_features="on" if kind == "cached probe" else "off",
+        ),
         train_dataset=RandomImages(16),
         callbacks=[witness],
         plan=plan,
     )
     witness.trainer = trainer  # type: ignore[attr-defined]
     trainer.train()
+    assert any(decision.used for decision in trainer.cache_decisions) == (kind == "cached probe")
     card = render_card(bare_record(trainer).to_dict())
     found = section(card, "What was trained")
     groups, phases, settings = tables_in(found)[:3]
@@ -110,3 +126,31 @@ def test_card_is_what_was_trained(seed: int, tmp_path: Path) -> None:
     assert dict(settings[1:])["Optimizer"].startswith({"adamw_torch": "AdamW", "sgd": "SGD"}[optimizer])
     assert dict(settings[1:])["Optimizer steps"] == str(trainer.state.global_step)
     assert ("All weights were drawn at random" in card) == (plan.init == "random")
+    rates = {rate for found in witness.rates.values() for rate in found.values()}
+    assert kind != "SGD with groups" or (len(rates) > 2 and type(trainer.optimizer.optimizer).__name__ == "SGD")
+
+
+@pytest.mark.parametrize("solver", ["logistic", "svm", "ridge", "sgd"])
+def test_card_of_a_solved_head(solver: str, tmp_path: Path) -> None:
+    """A head that was solved on cached features: what the card calls frozen is as it was, bit for bit, what it calls
+    solved is not, and counts, solver and chosen value are those of the solution; no step is told."""
+    model = tiny.resnet()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer = ht.LinearProbeTrainer(
+        model, arguments(tmp_path), train_dataset=labelled_images(48), processing_class=processor(), solver=solver
+    )
+    trainer.train()
+    card = render_card(bare_record(trainer).to_dict())
+    groups, head = tables_in(section(card, "What was trained"))[:2]
+    after = trainer.model.state_dict()
+    for row, group in zip(groups[1:-1], ht.wrap(trainer.model).layer_groups, strict=True):
+        same = [torch.equal(before[name], after[name]) for name in group.parameter_names]
+        assert row[4] == ("frozen" if all(same) else "solved"), group.name
+        assert row[3] == f"{sum(after[name].numel() for name in group.parameter_names):,}"
+    buffers = {name for name, _ in model.named_buffers()}
+    assert all(torch.equal(before[name], after[name]) for name in buffers)
+    solved = trainer.solution.solved
+    told = dict(head[1:])
+    assert told["Solver"] == solver == solved.solver
+    assert float(told[f"Chosen {solved.parameter.replace('_', ' ')}"]) == pytest.approx(solved.value, rel=5e-3)
+    assert "Optimizer steps" not in card and ("earning rate" not in card or solver == "sgd")  # its grid's choice

@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 
 from hf_transfer.card import render_card, write_card
-from tests.test_card import changed, metadata, record
+from tests.test_card import changed, metadata, record, section
 
 
 def test_users_metadata_and_text_survive(tmp_path: Path) -> None:
@@ -53,3 +53,22 @@ def test_confidence_is_in_the_results() -> None:
     assert first["args"] == {"confidence_level": 0.95, "confidence_interval": [0.8401, 0.8999]}
     assert "args" not in second
     assert "config" not in metadata(render_card(changed(record())))["model-index"][0]["results"][0]["dataset"]
+
+
+def test_diagnosis() -> None:
+    """The reasons of a diagnosis and its figure stand in the card, escaped; without a diagnosis nothing does."""
+    figures = {"accuracy_by_depth": "figures/accuracy_by_depth.png"}
+    plain = render_card(record())
+    assert "Diagnosis" not in plain
+    data = record()
+    data["training"]["plan"]["diagnosis"] = {
+        "scenario": "few images, near the pretraining",
+        "recipe": "linear_probe",
+        "reasons": ["The last layer reaches 0.91 ± 0.02.", "Only *20* images | class <b>."],
+        "measurements": {},
+    }
+    found = section(render_card(data, figures=figures), "What was trained").partition("### Diagnosis")[2]
+    assert "taken for `few images, near the pretraining`, and the recipe `linear_probe` was advised" in found
+    assert "\n- The last layer reaches 0.91 ± 0.02.\n- Only \\*20\\* images \\| class &lt;b&gt;.\n" in found
+    assert "![Accuracy by depth](figures/accuracy_by_depth.png)" in found
+    assert "![" not in render_card(data)

@@ -23,6 +23,7 @@ STEPS = {
     "PUT": ("PUT", "/lfs/"),
     "verify": ("POST", "/verify$"),
     "commit": ("POST", "/commit/"),
+    "tag": ("POST", "/tag/"),
     "validate-yaml": ("POST", "/validate-yaml"),
     "whoami": ("GET", "/whoami"),
 }
@@ -56,7 +57,7 @@ def test_weights_that_are_up_are_not_sent_again(hub: HubServer, tmp_path: Path) 
     assert len([path for method, path in hub.requests if method == "PUT"]) == 2
 
 
-@pytest.mark.parametrize("step", sorted(set(STEPS) - {"verify"}))
+@pytest.mark.parametrize("step", sorted(set(STEPS) - {"verify", "tag"}))
 def test_503_that_stays(hub: HubServer, tmp_path: Path, step: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A service that stays away gives an error with a command; no half of it is there; later the command works."""
     folder = finished_run(tmp_path / "run")
@@ -96,6 +97,28 @@ def test_answer_of_the_commit_lost(hub: HubServer, tmp_path: Path, pull_request:
     assert made.revision == theirs.refs[ref] and theirs.pull_requests == int(pull_request)
     assert len([path for _, path in hub.requests if "/commit/" in path]) == 1
     assert set(theirs.files(ref)) >= PUBLISHED
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_tag_after_the_commit(hub: HubServer, tmp_path: Path, lost: bool) -> None:
+    """If the tag cannot be set, the error says that all else is there, and the command sets it without a second
+    commit; if only the answer was lost, there is no error."""
+    folder = finished_run(tmp_path / "run")
+    hub.faults = [
+        Fault(*STEPS["tag"], drop=True, after=True) if lost else Fault(*STEPS["tag"], status=503, count=1000)
+    ]
+    if lost:
+        assert ht.publish(folder, REPOSITORY, verify=False).tag in hub.repositories[REPOSITORY].tags
+        return
+    with pytest.raises(PublishError, match=r"was published at revision \w+, but its tag") as caught:
+        ht.publish(folder, REPOSITORY, verify=False, license="mit", limitations="It's for pets.")
+    published_whole(hub)
+    hub.faults = []
+    command = shlex.split(str(caught.value).partition("to try again: ")[2])
+    assert main([*command[1:], "--no_verify"]) == 0
+    published_whole(hub)
+    made = hub.repositories[REPOSITORY]
+    assert list(made.tags.values()) == [made.refs["main"]] and not made.pull_requests
 
 
 def test_token_expires_midway(hub: HubServer, tmp_path: Path) -> None:

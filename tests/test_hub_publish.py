@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
 import hf_transfer as ht
@@ -94,11 +95,55 @@ def test_pull_request_into_what_is_there(hub: HubServer, tmp_path: Path) -> None
 
 
 def test_publishing_twice_makes_no_second_commit(hub: HubServer, tmp_path: Path) -> None:
-    """The same folder again finds everything there."""
+    """The same folder again finds everything there: no commit, no pull request."""
     folder = finished_run(tmp_path / "run")
+    made = [ht.publish(folder, "pets", create_pr=pr, verify=False) for pr in (None, None, False)]
+    theirs = hub.repositories["someone/pets"]
+    assert len({one.revision for one in made}) == 1 and len(theirs.commits) == 2 and not theirs.pull_requests
+
+
+@pytest.mark.parametrize("timm", [False, True], ids=["transformers", "timm"])
+def test_card_pins_what_was_published(hub: HubServer, tmp_path: Path, timm: bool) -> None:
+    """The examples of the card pin a tag that is on the commit; other content has another tag, and the old one stays;
+    a pull request, whose commit is not what main will be, has none."""
+    folder = finished_run(tmp_path / "run", timm)
+    dry = ht.publish(folder, "pets", dry_run=True)
     first = ht.publish(folder, "pets", verify=False)
-    again = ht.publish(folder, "pets", create_pr=False, verify=False)
-    assert first.revision == again.revision and len(hub.repositories["someone/pets"].commits) == 2
+    theirs = hub.repositories["someone/pets"]
+    assert theirs.tags == {first.tag: first.revision} and dry.tag == first.tag
+    card = theirs.files(str(first.tag))["README.md"].content.decode()
+    assert f'    model="someone/pets",\n    revision="{first.tag}",\n)' in card
+    assert (f'"hf-hub:someone/pets@{first.tag}"' in card) == timm
+    second = ht.publish(folder, "pets", create_pr=False, verify=False, license="mit")
+    assert theirs.tags == {first.tag: first.revision, second.tag: second.revision} and first.tag != second.tag
+    asked = ht.publish(folder, "pets", verify=False, license="apache-2.0")
+    assert asked.tag is None and "run-" not in theirs.files("refs/pr/1")["README.md"].content.decode()
+
+
+def test_edits_on_the_hub_are_kept(hub: HubServer, tmp_path: Path) -> None:
+    """What a user wrote into the published card, between the marks and into its metadata, is in the next one, too; the
+    run's own text and results are new, and examples that are gone are not named."""
+    folder = finished_run(tmp_path / "run")
+    PIL.Image.new("RGB", (8, 8)).save(tmp_path / "cat.png")
+    ht.publish(folder, "pets", verify=False, widget_images=[tmp_path / "cat.png"])
+    theirs = hub.repositories["someone/pets"]
+    card = theirs.files()["README.md"].content.decode()
+    card = card.replace("start -->\n<!--", "start -->\nMine.\n<!--").replace("---\n", "---\nthumbnail: t.png\n", 1)
+    theirs.put("README.md", card.replace("## How to use", "## Changed").encode())
+    ht.publish(folder, "pets", verify=False, create_pr=False)
+    again = theirs.files()["README.md"].content.decode()
+    assert "start -->\nMine.\n<!--" in again and metadata(again)["thumbnail"] == "t.png"
+    assert "## How to use" in again and "widget" not in metadata(again)
+
+
+def test_tag_on_other_files(hub: HubServer, tmp_path: Path) -> None:
+    """A tag of that name which somebody set on other files is told, and not moved."""
+    folder = finished_run(tmp_path / "run")
+    tag = ht.publish(folder, "pets", dry_run=True).tag
+    theirs = hub.repositories["someone/pets"] = Repository("someone/pets", private=True)
+    theirs.tags[str(tag)] = theirs.refs["main"]
+    with pytest.raises(PublishError, match="is on other files"):
+        ht.publish(folder, "pets", verify=False)
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,12 @@ _LINES = (
     "freezing optimizer_groups initialise",
     "losses unused_parameters memory_format saving",
     "data cut_trace cut cut_check cost_model features solvers feature_cache",
+    "checkpoints portable_checkpoints",
     "evaluation figure_style figures report",
     "rebuilding heads image_size channels bare_names lineage models truncation linear_heads head_solving",
     "run_record card_metadata card_tables card hub",
     "training_args training_facts phases schedules micro_batches replicas phase_callback early_stopping",
-    "checkpoints interrupts data_identity run_state resuming progress exact_evaluation exact_loss finite_loss",
+    "interrupts data_identity run_state resuming progress exact_evaluation exact_loss finite_loss",
     "checkpoint_trainer caching_trainer resuming_trainer publishing_trainer trainer probe_trainer diagnosis outputs",
     "doctor demo cli __main__",
 )

@@ -36,6 +36,18 @@ class PublishOptions:
         default=False,
         metadata={"help": "Also publish what shows images or file names: worst mistakes, predictions, report."},
     )
+    include_checkpoint: bool = field(
+        default=False,
+        metadata={"help": "Also publish the last checkpoint, as safetensors and JSON, for others to go on from."},
+    )
+    widget_images: list[str] | None = field(
+        default=None,
+        metadata={"help": "Image files that everybody may see, as examples on the model page.", "nargs": "+"},
+    )
+    benchmark_task: str | None = field(
+        default=None,
+        metadata={"help": "Task in the eval.yaml of a data set that is a benchmark: report the accuracy to it."},
+    )
 
 
 def run(argv: Sequence[str]) -> int:
@@ -62,6 +74,9 @@ def run(argv: Sequence[str]) -> int:
         license=options.license,
         limitations=_text(options.limitations),
         include_examples=options.include_examples,
+        include_checkpoint=options.include_checkpoint,
+        widget_images=options.widget_images or (),
+        benchmark_task=options.benchmark_task,
     )
     report(Terminal(sys.stdout), made)
     return 0
@@ -76,7 +91,8 @@ def report(terminal: Terminal, made: Publication) -> None:
         return
     what = f"pull request {made.pull_request}" if made.pull_request else "commit"
     terminal.heading(f"Published: {made.repo_id} ({visibility}), {what}, {len(made.files)} files")
-    terminal.text(f"{made.url}\nrevision {made.revision}")
+    tag = f", tag {made.tag}" if made.tag else ""
+    terminal.text(f"{made.url}\nrevision {made.revision}{tag}")
     found = made.verification
     if found is None:
         terminal.text("Not verified.")

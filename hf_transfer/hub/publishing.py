@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from huggingface_hub import HfApi
 from hf_transfer.errors import PublishError, TransferError
 from hf_transfer.hub.access import Target, check_target
 from hf_transfer.hub.scan import scan
-from hf_transfer.hub.staging import is_allowed, stage
-from hf_transfer.hub.upload import Upload, make_repository, send
+from hf_transfer.hub.staging import Contents, is_ours, stage
+from hf_transfer.hub.upload import Upload, is_there, make_repository, published_card, send, set_tag
 from hf_transfer.hub.verification import Verification, verify
 
 _PULL_REQUEST = re.compile(r"refs/pr/(\d+)")
@@ -32,6 +33,8 @@ class Publication:
         url: Of the commit or pull request; None after a dry run.
         pull_request: Number of the pull request, if it is one.
         verification: None if it was not asked for.
+        tag: Set on the commit, and pinned by the card's examples; None for a pull request, whose commit is not what
+            will be on the main branch.
     """
 
     repo_id: str
@@ -41,6 +44,7 @@ class Publication:
     url: str | None = None
     pull_request: int | None = None
     verification: Verification | None = None
+    tag: str | None = None
 
 
 def publish(
@@ -54,13 +58,20 @@ def publish(
     license: str | None = None,
     limitations: str | None = None,
     include_examples: bool = False,
+    include_checkpoint: bool = False,
+    widget_images: Sequence[str | Path] = (),
+    benchmark_task: str | None = None,
     commit_message: str = "Publish model and card",
     branch: str = "main",
 ) -> Publication:
     """Publish a finished run on the Hub, in one commit, and load it back from there.
 
+    The examples of the card pin a tag that is named by a hash of the content and set on the commit. What is on the
+    main branch already is not sent again: only what is missing, such as the tag, is made up for.
+
     The login is that of `hf auth login` or `HF_TOKEN`; there is no argument for a token, which would end up in a
-    command's history or a file. The folder is not changed.
+    command's history or a file. The folder is not changed. What was written between the marks of the card in the
+    repository, and into its metadata, is kept.
 
     Args:
         folder: `output_dir` of a run, or another folder with a model and a card.
@@ -73,6 +84,12 @@ def publish(
         limitations: Markdown for the card's section of that name.
         include_examples: Also publish what shows images of the data or their names: the figure of the worst mistakes,
             the predictions and the report.
+        include_checkpoint: Also publish the last checkpoint, from which others can go on: optimizer, schedule and
+            random numbers as safetensors and JSON, without any pickle, in the folder "checkpoint".
+        widget_images: Image files that everybody may see, as examples for the widget of the model page; their names
+            are the titles.
+        benchmark_task: Where the data set is a benchmark of the Hub, the task of its `eval.yaml` that the accuracy is
+            reported for, in `.eval_results/`.
         commit_message: Title of the commit.
         branch: Where to commit; "refs/pr/N" for an open pull request.
 
@@ -83,58 +100,71 @@ def publish(
             the message has the command to try again.
     """
     folder, asked_pr = Path(folder), create_pr
+    contents = Contents(
+        license=license,
+        limitations=limitations,
+        include_examples=include_examples,
+        include_checkpoint=include_checkpoint,
+        widget_images=tuple(map(str, widget_images)),
+        benchmark_task=benchmark_task,
+    )
     api = HfApi()
     try:
         target = check_target(repo_id, private, api)
-        if create_pr is None:
-            create_pr = bool(target.files) and branch == "main"
         with tempfile.TemporaryDirectory(prefix="hf_transfer_publish_") as temporary:
-            staged = Path(temporary)
-            files = stage(
-                folder,
-                staged,
-                target.repo_id,
-                license=license,
-                limitations=limitations,
-                include_examples=include_examples,
-            )
-            scan(staged, files, target.repo_id)
+            card = published_card(api, target, branch)
+            staged = stage(folder, Path(temporary), target.repo_id, contents, api, card)
+            stale = tuple(path for path in target.files if is_ours(path) and path not in staged.files)
+            upload = Upload(staged.folder, staged.files, commit_message, stale=stale)
+            tag = staged.pin(branch == "main" and not create_pr)
+            if create_pr is None:
+                # What is there already, as after a failure behind the commit, needs no pull request.
+                create_pr = branch == "main" and bool(target.files) and not is_there(api, target.repo_id, upload)
+                tag = staged.pin(branch == "main" and not create_pr)
+            scan(staged.folder, staged.files, target.repo_id)
             if dry_run:
-                return Publication(target.repo_id, private, tuple(files))
-            # What an earlier publication left and this one has not, such as the shards of a larger model.
-            stale = tuple(path for path in target.files if is_allowed(path, True) and path not in files)
+                return Publication(target.repo_id, private, staged.files, tag=tag)
             if not target.exists:
                 make_repository(api, target.repo_id, private)
-            upload = Upload(staged, files, commit_message, stale=stale)
             commit = send(api, target.repo_id, upload, branch, create_pr)
-            found = _verified(target, commit.revision, staged, api.endpoint) if verify else None
+            if tag is not None:
+                set_tag(api, target.repo_id, upload, tag, commit.revision)
+            found = _verified(target, commit.revision, staged.folder, api.endpoint) if verify else None
     except PublishError as error:
-        raise PublishError(f"{error} {_advice(folder, repo_id, private, asked_pr)}") from error
+        raise PublishError(f"{error} {_advice(folder, repo_id, private, asked_pr, contents)}") from error
     pull = _PULL_REQUEST.fullmatch(commit.branch)
     place = f"discussions/{pull[1]}" if pull else f"tree/{commit.revision}"
     return Publication(
         target.repo_id,
         private,
-        tuple(files),
+        staged.files,
         commit.revision,
         f"{api.endpoint}/{target.repo_id}/{place}",
         int(pull[1]) if pull else None,
         found,
+        tag,
     )
 
 
-def retry_command(folder: Path, repo_id: str, private: bool = True, create_pr: bool | None = None) -> str:
+def retry_command(
+    folder: Path,
+    repo_id: str,
+    private: bool = True,
+    create_pr: bool | None = None,
+    contents: Contents | None = None,
+) -> str:
     """The command that publishes a folder."""
     words = ["hf-transfer", "publish", str(folder), repo_id]
     words += [] if private else ["--public"]
     words += [] if create_pr is None else ["--create_pr", str(create_pr).lower()]
-    return shlex.join(words)
+    return shlex.join(words + (contents.flags() if contents is not None else []))
 
 
-def _advice(folder: Path, repo_id: str, private: bool, create_pr: bool | None) -> str:
+def _advice(folder: Path, repo_id: str, private: bool, create_pr: bool | None, contents: Contents) -> str:
     if not folder.is_dir():
         return "Nothing was sent."
-    return f"The files in {folder} are whole; to try again: {retry_command(folder, repo_id, private, create_pr)}"
+    command = retry_command(folder, repo_id, private, create_pr, contents)
+    return f"The files in {folder} are whole; to try again: {command}"
 
 
 def _verified(target: Target, revision: str, staged: Path, endpoint: str) -> Verification:

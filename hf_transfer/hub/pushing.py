@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi
 
@@ -84,7 +85,7 @@ class TrainingPush:
         failures, self.failures = tuple(self.failures), []
         return failures
 
-    def publish(self, folder: Path, message: str, **options: str | bool | None) -> Publication:
+    def publish(self, folder: Path, message: str, **options: Any) -> Publication:
         """Publish the finished run, after what is on its way; arguments and errors are those of `publish`."""
         if failures := self.finish():
             logger.warning("Pushes during training that failed are made up for now: %s", " | ".join(failures))
@@ -95,7 +96,7 @@ class TrainingPush:
             self._open_pull_request,
             commit_message=message,
             branch=self._branch,
-            **options,  # type: ignore[arg-type]
+            **options,
         )
         if made.pull_request is not None:
             self._goes_on_in(f"refs/pr/{made.pull_request}")

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from hf_transfer.card import CARD_NAME, validate_metadata, write_card
+from huggingface_hub import HfApi
+
+from hf_transfer.card import CARD_NAME, PublishedFacts, adopt_edits, validate_metadata, write_card
+from hf_transfer.card_metadata import WIDGET_IMAGES
+from hf_transfer.checkpoints import checkpoint_steps, last_complete
 from hf_transfer.errors import OutputError, PublishError
+from hf_transfer.hub.extras import stage_widget_images, write_eval_results
+from hf_transfer.portable_checkpoints import STATE_FILES, pack
 from hf_transfer.run_record import RunRecord
 
 ALLOWED = (
@@ -36,14 +45,95 @@ ALLOWED = (
 """Patterns of the files that are published; pickles, optimizer states, caches and whatever else lies in the folder are
 not."""
 EXAMPLES = ("figures/worst_mistakes.png", "predictions*.parquet", "report.html")
+_MADE = (f"{WIDGET_IMAGES}?.png", ".eval_results/*.yaml")
 """What shows images of the data or their file names: published only if asked for."""
+
+CHECKPOINT = "checkpoint"
+"""Folder in the repository for the state that a run can be resumed from."""
+_CHECKPOINT_FILES = (
+    "transfer_state.json",
+    "trainer_state.json",
+    *(f"{Path(name).stem}.{end}" for name in STATE_FILES for end in ("json", "safetensors")),
+)
 
 _IMAGE = re.compile(r"!\[[^\]]*\]\(<?([^)\s>]+)|<img[^>]*\bsrc=[\"']([^\"']+)", re.IGNORECASE)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What of a run is published, beside model, card and record.
+
+    Attributes:
+        license: As in `write_card`.
+        limitations: As in `write_card`.
+        include_examples: Also `EXAMPLES`.
+        include_checkpoint: Also the last checkpoint, as safetensors and JSON.
+        widget_images: Image files to be examples on the model page.
+        benchmark_task: Also results for the leaderboard of the data set, under this task of it.
+    """
+
+    license: str | None = None
+    limitations: str | None = None
+    include_examples: bool = False
+    include_checkpoint: bool = False
+    widget_images: tuple[str, ...] = ()
+    benchmark_task: str | None = None
+
+    def flags(self) -> list[str]:
+        """The flags of `hf-transfer publish` that say the same."""
+        words: list[str] = []
+        for name, value in vars(self).items():
+            if value is True:
+                words.append(f"--{name}")
+            elif isinstance(value, tuple):
+                words += [f"--{name}", *value] if value else []
+            elif value:
+                words += [f"--{name}", str(value)]
+        return words
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A folder that is ready to be sent.
+
+    Attributes:
+        folder: Holds the files.
+        files: Relative to the folder, sorted.
+        tag: A name for this content, made from a hash of all of it; None where the card was not made here.
+        write: Writes the card, with a revision for its examples to pin.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    tag: str | None
+    write: Callable[[str | None], object]
+
+    def pin(self, pinned: bool) -> str | None:
+        """Write the card so that its examples pin `tag`, or nothing; returns what is pinned.
+
+        The hash of a commit cannot stand in the commit itself. The name of a tag can, if it is known before: the tag
+        is set on the commit afterwards, and the same content always has the same tag.
+        """
+        if self.tag is None:
+            return None
+        self.write(self.tag if pinned else None)
+        return self.tag if pinned else None
+
+
 def is_allowed(path: str, include_examples: bool = False) -> bool:
     """Whether a file, given relative to the folder with slashes, is one of those that are published."""
-    patterns = (*ALLOWED, *EXAMPLES) if include_examples else ALLOWED
+    return _matches(path, (*ALLOWED, *EXAMPLES) if include_examples else ALLOWED)
+
+
+def is_ours(path: str) -> bool:
+    """Whether a file in a repository is one that some publication could have put there."""
+    folder, _, name = path.rpartition("/")
+    if folder == CHECKPOINT:
+        return _matches(name, (*ALLOWED, *_CHECKPOINT_FILES))
+    return _matches(path, (*ALLOWED, *EXAMPLES, *_MADE))
+
+
+def _matches(path: str, patterns: Iterable[str]) -> bool:
     # fnmatch's star would match a slash.
     depth = path.count("/")
     return any(pattern.count("/") == depth and fnmatchcase(path, pattern) for pattern in patterns)
@@ -70,56 +160,120 @@ def allowed_files(folder: Path, include_examples: bool = False) -> list[str]:
 
 
 def stage(
-    folder: Path,
-    target: Path,
-    repo_id: str,
-    *,
-    license: str | None = None,
-    limitations: str | None = None,
-    include_examples: bool = False,
-) -> list[str]:
-    """Copy what is published into an empty folder, with the card written for the repository.
+    folder: Path, target: Path, repo_id: str, contents: Contents, api: HfApi, published_card: str = ""
+) -> Staged:
+    """Copy what is published into an empty folder, with a card for the repository that pins no revision yet.
 
     Args:
         folder: Of the run; not changed.
         target: An empty folder.
         repo_id: For the card's title and examples.
-        license: As in `write_card`.
-        limitations: As in `write_card`.
-        include_examples: Also publish `EXAMPLES`.
-
-    Returns:
-        The files, relative to `target`, sorted.
+        contents: What is published.
+        api: The client, for what must be asked.
+        published_card: The card that the repository has; what a user wrote into it is kept.
 
     Raises:
-        PublishError: There is no model or no card, a JSON file is broken, or the card shows an image that is not sent.
+        PublishError: There is no model, no card or no checkpoint, a JSON file is broken, or the card shows an image
+            that is not sent.
         OutputError: A file cannot be copied, or holds something private.
         ArgumentError: The card is not valid.
     """
-    files = allowed_files(folder, include_examples)
+    files, card = allowed_files(folder, contents.include_examples), PublishedFacts()
     try:
-        for name in files:
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / name, target / name)
+        _copy(folder, target, files)
+        _check_json(target, files)
+        if contents.include_checkpoint:
+            step, packed = stage_checkpoint(folder, target / CHECKPOINT)
+            files += [f"{CHECKPOINT}/{name}" for name in packed]
+            card = replace(card, checkpoint_step=step)
+        if contents.widget_images:
+            widget = stage_widget_images(contents.widget_images, target, repo_id)
+            files += [example["src"].partition("/resolve/main/")[2] for example in widget]
+            card = replace(card, widget=tuple(widget))
+        has_record = "run.json" in files
+        if contents.benchmark_task and has_record:
+            record = RunRecord.load(target / "run.json").to_dict()
+            files.append(write_eval_results(record, contents.benchmark_task, target, api))
     except OSError as error:
         raise OutputError(f"{folder} cannot be staged for publishing: {error}. Nothing was sent.") from error
-    _check_json(target, files)
-    if "run.json" in files:
-        record = RunRecord.load(target / "run.json").to_dict()
-        figures = {PurePosixPath(name).stem: name for name in files if name.startswith("figures/")}
-        write_card(target, record, repo_id=repo_id, figures=figures, license=license, limitations=limitations)
-    elif CARD_NAME not in files:
+    files, tag = sorted({*files, CARD_NAME}), None
+    write = partial(_write_card, target, files, repo_id, contents, card)
+    if has_record:
+        adopt_edits(target, published_card)
+        write(None)
+        tag = _content_tag(target, files)
+    elif not (target / CARD_NAME).is_file():
         raise PublishError(
             f"{folder} has neither run.json, from which a card is written, nor a README.md. Write a card there first."
         )
-    card = (target / CARD_NAME).read_text(encoding="utf-8")
+    _check_card(target / CARD_NAME, files)
+    return Staged(target, tuple(files), tag, write)
+
+
+def stage_checkpoint(folder: Path, target: Path) -> tuple[int, list[str]]:
+    """Copy the last complete checkpoint of a run, with its state as safetensors and JSON.
+
+    Args:
+        folder: Of the run.
+        target: Is made.
+
+    Returns:
+        The checkpoint's step, and the names of the files.
+
+    Raises:
+        PublishError: There is no checkpoint that can be resumed.
+    """
+    last = last_complete(folder)
+    if last is None:
+        raise PublishError(
+            f"{folder} holds no complete checkpoint to include. Publish without include_checkpoint, or train with "
+            "--save_strategy epoch."
+        )
+    step = next(number for number, path in checkpoint_steps(folder).items() if path == last)
+    names = [name for name in allowed_files(last) if name != CARD_NAME and "/" not in name]
+    names += [name for name in ("transfer_state.json",) if (last / name).is_file()]
+    target.mkdir()
+    _copy(last, target, names)
+    return step, [*names, *pack(last, target)]
+
+
+def _write_card(
+    folder: Path, files: Sequence[str], repo_id: str, contents: Contents, card: PublishedFacts, revision: str | None
+) -> None:
+    write_card(
+        folder,
+        RunRecord.load(folder / "run.json").to_dict(),
+        repo_id=repo_id,
+        figures={PurePosixPath(name).stem: name for name in files if name.startswith("figures/")},
+        license=contents.license,
+        limitations=contents.limitations,
+        published=replace(card, revision=revision),
+    )
+
+
+def _content_tag(folder: Path, files: Iterable[str]) -> str:
+    """A name for the content of files: the same for the same content, so that it is set once and never moved."""
+    content = hashlib.sha256()
+    for name in sorted(files):
+        with (folder / name).open("rb") as file:
+            content.update(f"{name}\n{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return f"run-{content.hexdigest()[:12]}"
+
+
+def _copy(source: Path, target: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, target / name)
+
+
+def _check_card(path: Path, files: Iterable[str]) -> None:
+    card = path.read_text(encoding="utf-8")
     validate_metadata(card)
     if missing := [name for name in local_images(card) if name not in files]:
         raise PublishError(
             f"The card shows images that would not be published: {', '.join(missing)}. Take them out of {CARD_NAME}, "
             "or link to a place on the web."
         )
-    return sorted({*files, CARD_NAME})
 
 
 def local_images(card: str) -> list[str]:

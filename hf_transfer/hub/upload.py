@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.hf_api import ModelInfo
 
+from hf_transfer.card import CARD_NAME
 from hf_transfer.errors import ArgumentError, PublishError
-from hf_transfer.hub.access import explained
+from hf_transfer.hub.access import Target, explained
 from hf_transfer.hub.retrying import ATTEMPTS, TRANSIENT, may_pass, retried, status_of, wait
 
 _CONFLICT = 412
+_EXISTS = 409
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,60 @@ def send(api: HfApi, repo_id: str, upload: Upload, branch: str = "main", create_
     except TRANSIENT as error:
         raise explained(error, repo_id) from error
     raise AssertionError("unreachable")
+
+
+def is_there(api: HfApi, repo_id: str, upload: Upload, revision: str = "main") -> bool:
+    """Whether a branch or tag holds exactly these files, and none of the stale ones.
+
+    Raises:
+        PublishError: The Hub refused or could not be reached.
+    """
+    try:
+        return _already_there(api, repo_id, upload.hashes(), upload, revision, None) is not None
+    except TRANSIENT as error:
+        raise explained(error, repo_id) from error
+
+
+def set_tag(api: HfApi, repo_id: str, upload: Upload, tag: str, revision: str) -> None:
+    """Set a tag on a commit; one that is there must hold the same files.
+
+    Raises:
+        PublishError: The Hub refused, could not be reached, or the tag holds something else.
+    """
+    try:
+        retried(lambda: api.create_tag(repo_id, tag=tag, revision=revision), f"setting the tag {tag}")
+    except TRANSIENT as error:
+        if status_of(error) != _EXISTS:
+            raise PublishError(
+                f"{repo_id} was published at revision {revision}, but its tag {tag}, which the card pins, is missing: "
+                f"{explained(error, repo_id)}"
+            ) from error
+        if not is_there(api, repo_id, upload, tag):
+            raise PublishError(
+                f"{repo_id} was published at revision {revision}, but its tag {tag}, which the card pins, is on other "
+                "files. Delete that tag."
+            ) from error
+
+
+def published_card(api: HfApi, target: Target, branch: str) -> str:
+    """The card in a repository; empty if there is none.
+
+    Raises:
+        PublishError: The Hub refused or could not be reached.
+    """
+    if CARD_NAME not in target.files:
+        return ""
+    with tempfile.TemporaryDirectory(prefix="hf_transfer_card_") as cache:
+        try:
+            path = retried(
+                lambda: api.hf_hub_download(target.repo_id, CARD_NAME, revision=branch, cache_dir=cache),
+                f"reading the card of {target.repo_id}",
+            )
+            return Path(path).read_text(encoding="utf-8", errors="replace")
+        except TRANSIENT as error:
+            raise explained(error, target.repo_id) from error
+        except LocalEntryNotFoundError as error:  # how a download tells of the network
+            raise explained(error, target.repo_id) from error
 
 
 def make_repository(api: HfApi, repo_id: str, private: bool) -> None:

@@ -47,6 +47,7 @@ def test_a_solved_head_is_recorded_as_what_it_is(recipe: str, images: Path, tmp_
     assert run["preprocessing"]["augmentation"] == "none"
     card = (tmp_path / "run" / "README.md").read_text()
     assert "| Solver | " in card and "solved exactly" in card and "earning rate" not in card.split("## Data")[0]
+    assert "learning_curves" not in card, "one point is no curve"
     AutoModelForImageClassification.from_pretrained(tmp_path / "run")
 
 

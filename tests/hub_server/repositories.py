@@ -51,14 +51,15 @@ class Repository:
     history: list[tuple[str, str]] = field(default_factory=list)
     lfs: dict[str, bytes] = field(default_factory=dict)
     pull_requests: int = 0
+    tags: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.commits:
             self.commit("main", {".gitattributes": Blob(b"*.safetensors filter=lfs\n", False)}, "initial commit")
 
     def resolve(self, revision: str) -> str | None:
-        """The commit that a branch, pull request or hash means."""
-        return self.refs.get(revision) or (revision if revision in self.commits else None)
+        """The commit that a branch, pull request, tag or hash means."""
+        return self.refs.get(revision) or self.tags.get(revision) or (revision if revision in self.commits else None)
 
     def commit(self, ref: str, files: Mapping[str, Blob], title: str) -> str:
         """Make a commit that holds exactly these files."""

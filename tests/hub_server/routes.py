@@ -69,6 +69,8 @@ def handle(hub: HubServer, request: Request) -> Answer:
             return _preupload(_repository(hub, request, owner, name, write=True), revision, request)
         case ("POST", ("api", "models", owner, name, "commit", revision)):
             return _commit(hub, _repository(hub, request, owner, name, write=True), revision, request)
+        case ("POST", ("api", "models", owner, name, "tag", revision)):
+            return _tag(_repository(hub, request, owner, name, write=True), revision, request.json()["tag"])
         case ("GET", ("api", "models", owner, name)):
             return _info(_repository(hub, request, owner, name), "main")
         case ("GET", ("api", "models", owner, name, "revision", revision)):
@@ -78,6 +80,8 @@ def handle(hub: HubServer, request: Request) -> Answer:
             return Answer(200, [_entry(p, b) for p, b in repository.commits[_oid(repository, revision)].items()])
         case ("GET", ("api", "models", owner, name, "refs")):
             return _refs(_repository(hub, request, owner, name))
+        case ("GET" | "HEAD", ("datasets", owner, name, "resolve", revision, *path)):
+            return _file(_repository(hub, request, f"datasets/{owner}", name), revision, "/".join(path))
         case ("GET" | "HEAD", (owner, name, "resolve", revision, *path)):
             return _file(_repository(hub, request, owner, name), revision, "/".join(path))
     raise HttpError(404, f"no route for {request.method} /{'/'.join(request.parts)}")
@@ -233,13 +237,21 @@ def _info(repository: Repository, revision: str) -> Answer:
     return Answer(200, facts)
 
 
+def _tag(repository: Repository, revision: str, name: str) -> Answer:
+    if name in repository.tags:
+        raise HttpError(409, f"Tag {name} already exists")
+    repository.tags[name] = _oid(repository, revision)
+    return Answer(200, {})
+
+
 def _refs(repository: Repository) -> Answer:
     def listed(names: list[str]) -> list[dict[str, str]]:
         return [{"name": n, "ref": n, "targetCommit": repository.refs[n]} for n in names]
 
     pulls = [name for name in repository.refs if name.startswith("refs/pr/")]
     branches = [name for name in repository.refs if name not in pulls]
-    return Answer(200, {"branches": listed(branches), "tags": [], "converts": [], "pullRequests": listed(pulls)})
+    tags = [{"name": n, "ref": f"refs/tags/{n}", "targetCommit": oid} for n, oid in repository.tags.items()]
+    return Answer(200, {"branches": listed(branches), "tags": tags, "converts": [], "pullRequests": listed(pulls)})
 
 
 def _entry(path: str, blob: Blob) -> dict[str, Any]:
