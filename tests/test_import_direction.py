@@ -114,7 +114,10 @@ def test_imports_point_to_earlier_modules(name: str) -> None:
     assert not wrong, f"{name} imports later modules: {wrong}"
 
 
-@pytest.mark.parametrize("name", ["errors", "layers", "plan", "recipes"])
+_DECIDING = ("measurements", "priors", "rules", "candidates", "reasons", "decide")
+
+
+@pytest.mark.parametrize("name", ["errors", "layers", "plan", "recipes", *(f"diagnosis.{each}" for each in _DECIDING)])
 def test_pure_modules(name: str) -> None:
     """Rules on names know no transformers anywhere, and torch at most for types."""
     for found in _imports_of(MODULES[name]):

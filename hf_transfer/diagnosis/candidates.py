@@ -1,0 +1,189 @@
+"""The candidates that a decision is made among: what each is expected to reach, and what it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from hf_transfer.diagnosis import priors
+from hf_transfer.diagnosis.measurements import ALL, LAST, LayerMeasurement, Measurements
+from hf_transfer.errors import ArgumentError
+
+HEAD, PART, EVERYTHING = 0, 1, 2
+"""How much a candidate trains: the head alone, the last third of the blocks, or all layers."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to train, with what it is expected to reach.
+
+    Attributes:
+        name: For people.
+        recipe: Of `hf_transfer.recipes`.
+        options: Of that recipe.
+        arguments: Of the training that belong to it, "augmentation" among them; unless the user gives others.
+        layer: What the head reads.
+        trained: `HEAD`, `PART` or `EVERYTHING`.
+        accuracy: Measured on held-out images, or expected.
+        gain: Accuracy minus that of the linear classifier on the last layer.
+        gain_error: Standard error of `gain`: over the same images, or of the assumption.
+        measured: Whether it was measured; False where it rests on `hf_transfer.diagnosis.priors`.
+        native: Whether the result is an ordinary checkpoint.
+        seconds: Expected cost on this machine; None where nothing was timed.
+    """
+
+    name: str
+    recipe: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    layer: str = LAST
+    trained: int = HEAD
+    accuracy: float = 0.0
+    gain: float = 0.0
+    gain_error: float = 0.0
+    measured: bool = True
+    native: bool = True
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        numbers = (self.accuracy, self.gain, self.gain_error, self.seconds or 0.0)
+        if not all(map(math.isfinite, numbers)) or self.trained not in (HEAD, PART, EVERYTHING):
+            raise ArgumentError(
+                f"A candidate has finite numbers and trains 0, 1 or 2 (head, part, all); found {self}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self) | {"options": dict(self.options), "arguments": dict(self.arguments)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Candidate:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ArgumentError: A field is missing, unknown, or not as described.
+        """
+        known = {each.name for each in fields(cls)}
+        if set(data) != known:
+            raise ArgumentError(f"A candidate has the fields {sorted(known)}; found {sorted(data)}.")
+        return cls(**data)
+
+
+def candidates(measurements: Measurements) -> tuple[Candidate, ...]:
+    """All candidates, the cheapest first.
+
+    Cheaper is what trains fewer layers. Linear classifiers all take one pass over the images; the one on the last
+    layer comes first, since it leaves the model as it is, then those on earlier layers, the most accurate first, and
+    at last the one on all layers.
+    """
+    if not measurements.pretrained:
+        return (from_scratch(measurements), *_probes(measurements))
+    return (*_probes(measurements), *_fine_tunings(measurements))
+
+
+def best_of(found: Sequence[Candidate]) -> Candidate:
+    """The candidate expected to be the best; the cheaper one of equals."""
+    return max(found, key=lambda each: each.gain)  # max gives the first of equals
+
+
+def is_near(candidate: Candidate, best: Candidate, errors: float) -> bool:
+    """Whether a candidate is expected within so many standard errors of the best."""
+    return best.gain - candidate.gain <= errors * difference_error(best, candidate)
+
+
+def difference_error(one: Candidate, other: Candidate) -> float:
+    """Standard error of the difference between two candidates.
+
+    Two assumptions are wrong in the same direction: where one way of fine-tuning gains more than expected, the other
+    does, too.
+    """
+    if not (one.measured or other.measured):
+        return priors.UNSHARED * max(one.gain_error, other.gain_error)
+    return math.hypot(one.gain_error, other.gain_error)
+
+
+def probe_name(layer: str) -> str:
+    """What a linear classifier on a layer is called."""
+    if layer == ALL:
+        return "linear probe on all layers joined"
+    return "linear probe on the last layer" if layer == LAST else f"linear probe on {layer}"
+
+
+def _probes(measurements: Measurements) -> tuple[Candidate, ...]:
+    last = measurements.layer(LAST)
+    seconds = None if measurements.costs is None else measurements.images * measurements.costs.forward_seconds
+    found = [
+        Candidate(
+            name=probe_name(each.layer),
+            recipe="linear_probe",
+            layer=each.layer,
+            accuracy=each.accuracy,
+            gain=0.0 if each.layer == LAST else last.behind_best - each.behind_best,
+            gain_error=0.0 if each.layer == LAST else _paired_error(each, last),
+            native=each.native and each.layer != ALL,
+            seconds=seconds,
+        )
+        for each in measurements.layers
+    ]
+    # By name where they are equally good, so that nothing depends on the order of the layers.
+    return tuple(sorted(found, key=lambda c: (c.layer != LAST, c.layer == ALL, -c.gain, c.name)))
+
+
+def _paired_error(layer: LayerMeasurement, last: LayerMeasurement) -> float:
+    # Both were paired with the best layer; where one of them is the best this is exact, else an upper bound.
+    return math.hypot(layer.behind_best_error, last.behind_best_error)
+
+
+def _fine_tunings(measurements: Measurements) -> tuple[Candidate, ...]:
+    last = measurements.layer(LAST)
+    errors = 1 - last.accuracy
+    similarity = 0.0 if measurements.gain_over_random is None else measurements.gain_over_random.value
+    found = []
+    for trained, part, train, name in (
+        (PART, "last_part", "part:last", "LP-FT of the last third of the blocks"),
+        (EVERYTHING, "all_layers", "all", "LP-FT of all layers"),
+    ):
+        options = priors.lp_ft_options(measurements.images, train, part, similarity)
+        gain = errors * priors.expected_gain(measurements.images_per_class, part)
+        found.append(
+            Candidate(
+                name=name,
+                recipe="lp_ft",
+                options=options,
+                arguments=dict(priors.ARGUMENTS) | {"augmentation": priors.AUGMENTATIONS[part]},
+                trained=trained,
+                accuracy=last.accuracy + gain,
+                gain=gain,
+                gain_error=errors * priors.GAIN_ERROR,
+                measured=False,
+                seconds=_training_seconds(measurements, options["epochs"], trained),
+            )
+        )
+    return tuple(found)
+
+
+def from_scratch(measurements: Measurements) -> Candidate:
+    """Training of all layers from random weights; what it reaches is not known before it was tried."""
+    last = measurements.layer(LAST)
+    options = priors.from_scratch_options(measurements.images)
+    return Candidate(
+        name="training of all layers",
+        recipe="from_scratch",
+        options=options,
+        arguments=dict(priors.ARGUMENTS) | {"augmentation": "light"},
+        trained=EVERYTHING,
+        accuracy=last.accuracy,
+        measured=False,
+        seconds=_training_seconds(measurements, options["epochs"], EVERYTHING),
+    )
+
+
+def _training_seconds(measurements: Measurements, epochs: int, trained: int) -> float | None:
+    """One pass for the head, then epochs."""
+    costs = measurements.costs
+    if costs is None:
+        return None
+    share = 1.0 if trained == EVERYTHING else priors.COST_OF_PART
+    return measurements.images * (costs.forward_seconds + epochs * costs.train_seconds * share)

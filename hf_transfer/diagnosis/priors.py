@@ -1,0 +1,106 @@
+"""What is assumed of fine-tuning before it was tried: its gain by the number of images, and the settings it takes.
+
+A linear classifier is measured by fitting it; fine-tuning could only be measured by training. What it gains is
+therefore an assumption, kept in one small table so that it can be looked at, and be replaced by trials (`budget`).
+
+Source: `benchmarks/candidates.py` and `benchmarks/candidate_settings.py`: full runs of EfficientNet-Lite0 at 96 pixels
+on clothes (Fashion-MNIST) and on animals, with 10, 50 and 200 images of each of ten classes and three seeds. It is one
+network and two data sets; other networks may gain more or less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class GainPrior:
+    """What LP-FT is expected to take away of the errors of a linear classifier on the last layer.
+
+    Attributes:
+        images_per_class: For so many training images of each class.
+        last_part: Where the last third of the blocks is trained.
+        all_layers: Where all layers are trained.
+    """
+
+    images_per_class: float
+    last_part: float
+    all_layers: float
+
+
+GAINS = (
+    GainPrior(5, 0.0, 0.0),
+    GainPrior(10, 0.15, 0.22),
+    GainPrior(50, 0.18, 0.26),
+    GainPrior(200, 0.20, 0.30),
+)
+"""Rows in between are interpolated in the logarithm of the images of each class; outside, the nearest one holds."""
+GAIN_ERROR = 0.10
+"""Standard error of a share in the table: how far single runs were from it."""
+UNSHARED = 0.3
+"""Standard error of the difference between two columns of the table, over `GAIN_ERROR`."""
+
+BATCH_SIZE = 16
+"""Images in a step."""
+MIN_EPOCHS = 4
+MIN_STEPS = 100
+"""Few images are seen more often, until there are so many steps."""
+COST_OF_PART = 0.4
+"""What an epoch of the last third costs, over one of all layers: its frozen part is computed once."""
+CLOSE = 0.65
+"""From this gain of the last layer over random weights on, the lower layers are left nearly as they are."""
+ARGUMENTS: Mapping[str, Any] = MappingProxyType(
+    {"train_batch_size": BATCH_SIZE, "weight_decay": 0.05, "lr_scheduler_type": "cosine", "warmup_steps": 0.1}
+)
+AUGMENTATIONS: Mapping[str, str] = MappingProxyType({"last_part": "none", "all_layers": "light"})
+"""None where that lets the frozen part be computed once."""
+_RATES: Mapping[str, Mapping[str, float]] = MappingProxyType(
+    {
+        "last_part": {"learning_rate": 5e-4, "head_lr_ratio": 2.0},
+        "all_layers": {"learning_rate": 1e-3, "head_lr_ratio": 1.0},
+    }
+)
+_DECAY_OF_CLOSE = 0.85
+
+
+def expected_gain(images_per_class: float, part: str) -> float:
+    """Expected share of the errors that fine-tuning takes away; never falls with the number of images.
+
+    Args:
+        images_per_class: Training images of each class.
+        part: "last_part" or "all_layers".
+    """
+    rows = [(math.log(row.images_per_class), float(getattr(row, part))) for row in GAINS]
+    at = math.log(max(images_per_class, 1.0))
+    for (low, below), (high, above) in pairwise(rows):
+        if at <= high:
+            return below + (above - below) * max(at - low, 0.0) / (high - low)
+    return rows[-1][1]
+
+
+def epochs(images: int) -> int:
+    """Epochs of fine-tuning."""
+    return max(MIN_EPOCHS, math.ceil(MIN_STEPS / math.ceil(images / BATCH_SIZE)))
+
+
+def lp_ft_options(images: int, train: str, part: str, similarity: float) -> dict[str, Any]:
+    """Options of the recipe `lp_ft`.
+
+    Args:
+        images: Training images.
+        train: What the second phase trains.
+        part: "last_part" or "all_layers".
+        similarity: Gain of the last layer over random weights.
+    """
+    decay = {"layer_decay": _DECAY_OF_CLOSE} if part == "all_layers" and similarity >= CLOSE else {}
+    return {"train": train, "epochs": epochs(images), **_RATES[part], **decay}
+
+
+def from_scratch_options(images: int) -> dict[str, Any]:
+    """Options of the recipe `from_scratch`."""
+    return {"epochs": epochs(images), "learning_rate": 1e-3}

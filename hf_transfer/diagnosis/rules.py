@@ -1,0 +1,65 @@
+"""The two axes of CS231n's four cases, similarity and size, and the scenario that they give.
+
+Source: https://cs231n.github.io/transfer-learning/
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from hf_transfer.diagnosis.measurements import Measurements
+
+UNDECIDED: Literal["undecided"] = "undecided"
+SCENARIOS = {
+    1: "small data, similar to the pretraining",
+    2: "large data, similar to the pretraining",
+    3: "small data, different from the pretraining",
+    4: "large data, different from the pretraining",
+}
+
+SMALL_PER_CLASS = 20.0
+"""Below so many images of each class data are small, whatever the slope: it cannot be measured on so few."""
+LARGE_IMAGES = 20_000
+"""From so many images on data are large. Source: https://arxiv.org/abs/1912.11370 (BiT-HyperRule)"""
+FLAT_SLOPE = 0.10
+"""A linear classifier that loses a smaller share of its errors by twice the images is not short of images."""
+NARROW_GAP = 0.05
+"""Nor is one that is hardly better on the images that it was fitted to than on others."""
+
+
+def is_similar(measurements: Measurements) -> bool | None:
+    """Whether the images are similar to those of the pretraining; None where the measurements do not tell.
+
+    Similar: the last layer is surely better than any layer of the network with random weights. Different: it is surely
+    not. That an earlier layer is better than the last is no sign of a difference: it holds for EfficientNet-Lite0 on
+    photographs of animals, which ImageNet has as well, as much as on clothes (`benchmarks/RESULTS.md`). It says which
+    layer to read, and is judged by itself.
+    """
+    gain = measurements.gain_over_random
+    if not measurements.pretrained or gain is None:
+        return None
+    if gain.high <= 0:
+        return False
+    if gain.low > 0:
+        return True
+    return None
+
+
+def is_large(measurements: Measurements) -> bool:
+    """Whether there are so many images that more of them would not help a linear classifier."""
+    if measurements.images_per_class < SMALL_PER_CLASS:
+        return False
+    if measurements.images >= LARGE_IMAGES:
+        return True
+    slope = measurements.slope
+    return measurements.gap <= NARROW_GAP or (slope is not None and slope.value <= FLAT_SLOPE)
+
+
+def scenario(measurements: Measurements) -> Literal[1, 2, 3, 4, "undecided"]:
+    """CS231n's case."""
+    similar = is_similar(measurements)
+    if similar is None:
+        return UNDECIDED
+    if similar:
+        return 2 if is_large(measurements) else 1
+    return 4 if is_large(measurements) else 3
