@@ -18,6 +18,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -100,8 +101,10 @@ def in_own_process(animals: Path | None, data_set: str, size: int, seed: int, jo
     """The same in a process of its own, in one thread and without a network."""
     command = [sys.executable, __file__, "--output_dir", ".", "--cell", data_set, str(size), str(seed), job]
     command += [] if animals is None else ["--animals", str(animals)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    with tempfile.TemporaryDirectory() as folder:  # an empty feature cache, or a cell would profit from others
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        environment["HF_TRANSFER_CACHE"] = folder
+        output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
     rows: list[dict[str, Any]] = json.loads(output.strip().splitlines()[-1])
     return rows
 

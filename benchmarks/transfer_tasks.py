@@ -90,7 +90,8 @@ def _stratified(labels: Any, per_class: int, seed: int) -> tuple[list[int], list
     labels = np.asarray(labels)
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(len(labels))
-    chosen = np.concatenate([shuffled[labels[shuffled] == label][:per_class] for label in np.unique(labels)])
+    parts = [shuffled[labels[shuffled] == label][:per_class] for label in np.unique(labels)]
+    chosen = np.concatenate([shuffled[:0], *parts])
     rest = np.setdiff1d(np.arange(len(labels)), chosen)
     return generator.permutation(chosen).tolist(), rest.tolist()
 
