@@ -22,27 +22,23 @@ LAST = replace(FULL, train="blocks:5", augmentation="none")
 # By images of each class. The first of a list is the start, the others change something of it or of the best so far.
 TRIED: dict[int, dict[str, FineTuning]] = {
     10: {
-        "last": LAST,
-        "last, body 2e-4": replace(LAST, learning_rate=2e-4, head_lr_ratio=5.0),
-        "last, body 1e-3": replace(LAST, learning_rate=1e-3, head_lr_ratio=1.0),
-        "last, 4 views": replace(LAST, augmentation="light", cache_views=4),
-        "last, unsolved head": replace(LAST, solved_head=False, head_lr_ratio=10.0),
-        "full": FULL,
-        "full, no augmentation": replace(FULL, augmentation="none"),
-        "full, body 2e-4": replace(FULL, learning_rate=2e-4, head_lr_ratio=5.0),
-        "full, body 1e-3": replace(FULL, learning_rate=1e-3, head_lr_ratio=1.0),
-        "full, body 1e-3, decay .85": replace(FULL, learning_rate=1e-3, head_lr_ratio=1.0, layer_decay=0.85),
-        "full, unsolved head": replace(FULL, solved_head=False, head_lr_ratio=10.0),
+        "last-5e-4": LAST,
+        "last-2e-4": replace(LAST, learning_rate=2e-4, head_lr_ratio=5.0),
+        "last-1e-3": replace(LAST, learning_rate=1e-3, head_lr_ratio=1.0),
+        "last-5e-4-4-views": replace(LAST, augmentation="light", cache_views=4),
+        "last-5e-4-new-head": replace(LAST, solved_head=False, head_lr_ratio=10.0),
+        "5e-4-light": FULL,
+        "5e-4-none": replace(FULL, augmentation="none"),
+        "2e-4-light": replace(FULL, learning_rate=2e-4, head_lr_ratio=5.0),
+        "1e-3-light": replace(FULL, learning_rate=1e-3, head_lr_ratio=1.0),
+        "1e-3-light-decay": replace(FULL, learning_rate=1e-3, head_lr_ratio=1.0, layer_decay=0.85),
+        "5e-4-light-new-head": replace(FULL, solved_head=False, head_lr_ratio=10.0),
     },
     50: {
-        "last": LAST,
-        "last, body 1e-3": replace(LAST, learning_rate=1e-3, head_lr_ratio=1.0),
-        "full, body 1e-3": replace(FULL, learning_rate=1e-3, head_lr_ratio=1.0),
-        "full, body 1e-3, decay .85": replace(FULL, learning_rate=1e-3, head_lr_ratio=1.0, layer_decay=0.85),
-        "full": FULL,
-        "full, body 1e-3, no augmentation": replace(FULL, learning_rate=1e-3, head_lr_ratio=1.0, augmentation="none"),
-        "full, body 1e-3, 8 epochs": replace(FULL, learning_rate=1e-3, head_lr_ratio=1.0, epochs=8),
-        "full, body 2e-3, decay .85": replace(FULL, learning_rate=2e-3, head_lr_ratio=0.5, layer_decay=0.85),
+        "1e-3-none": replace(FULL, learning_rate=1e-3, head_lr_ratio=1.0, augmentation="none"),
+        "1e-3-none-8": replace(FULL, learning_rate=1e-3, head_lr_ratio=1.0, augmentation="none", epochs=8),
+        "5e-4-none-decay": replace(FULL, augmentation="none", layer_decay=0.85),
+        "5e-4-none-new-head": replace(FULL, augmentation="none", solved_head=False, head_lr_ratio=10.0),
     },
 }
 
@@ -52,6 +48,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--animals", type=Path)
     parser.add_argument("--sizes", type=int, nargs="+", default=sorted(TRIED))
+    parser.add_argument("--data_sets", nargs="+", default=DATA_SETS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", help="Names of settings.")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="Begin no run after this time.")
@@ -61,7 +58,7 @@ def main() -> None:
     for size in options.sizes:
         for seed in options.seeds:
             for setting in options.only or TRIED[size]:
-                for name in DATA_SETS:
+                for name in options.data_sets:
                     cell = {"data_set": name, "per_class": size, "seed": seed, "setting": setting}
                     if any(
                         cell.items() <= row.items() and row["settings"] == asdict(TRIED[size][setting])

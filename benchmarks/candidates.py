@@ -36,6 +36,7 @@ CANDIDATES: dict[str, dict[int, FineTuning]] = {
     ),
     "lp_ft": dict.fromkeys(SIZES, LP_FT),
     "lp_ft_layer_decay": dict.fromkeys(SIZES, replace(LP_FT, layer_decay=0.85)),
+    "fine_tune": dict.fromkeys(SIZES, replace(LP_FT, solved_head=False, learning_rate=5e-4, head_lr_ratio=10.0)),
     "plain": {10: PLAIN, 50: PLAIN, 200: replace(PLAIN, batch_size=32)},
     "scratch": dict.fromkeys(SIZES, replace(LP_FT, norm="train", solved_head=False, random_weights=True)),
 }
