@@ -85,8 +85,9 @@ class CachingTrainer(CheckpointTrainer):
     def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
         """Leave out columns as Trainer does; what a collator draws at random for the training is the batch's own."""
         collator = super()._get_collator_with_removed_columns(data_collator, description)
-        seeded = self._rows is not None and description == "Training"
-        return SeededCollator(collator, self._rows) if seeded else collator
+        if self._rows is None or description != "Training":
+            return collator
+        return SeededCollator(collator, self._rows)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """Run an epoch as Trainer does, with its own random numbers and, where the phase has one, from its store."""

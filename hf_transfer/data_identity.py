@@ -170,6 +170,7 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _text(value: Any) -> str:
-    if type(value).__repr__ is object.__repr__:
+    plain: Any = object.__repr__
+    if type(value).__repr__ is plain:
         return type(value).__qualname__
     return _ADDRESS.sub("", " ".join(repr(value).split()))

@@ -7,15 +7,18 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._pytree import tree_map
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 
 class ExactEvaluationTrainer(Trainer):
     """`Trainer` with the loss of one process in evaluations over several.
 
     accelerate fills the last batch with images from the beginning, so that all processes have equally many. Trainer
-    leaves them out of the metrics, but not out of the mean that is the loss of that batch.
+    leaves them out of the metrics, but not out of the mean that is the loss of that batch. Models that divide their
+    loss by the number of labels are told that of this process, whose mean it is, and not the mean over processes.
     """
+
+    args: TrainingArguments
 
     def prediction_step(
         self,
@@ -25,14 +28,21 @@ class ExactEvaluationTrainer(Trainer):
         ignore_keys: list[str] | None = None,
     ) -> tuple[Any, Any, Any]:
         """Predict as Trainer does, without the images that fill the last batch."""
-        rows = _rows(inputs) if self.accelerator.num_processes > 1 else 0
-        real = real_rows(self.accelerator, rows)
-        if real in (0, rows):  # of none at all everything is left out later
+        if self.accelerator.num_processes == 1:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        some = {name: value[:real] if _is_batched(value, rows) else value for name, value in inputs.items()}
-        loss, *outputs = super().prediction_step(model, some, prediction_loss_only, ignore_keys)
-        logits, labels = tree_map(lambda value: _filled(value, real, rows), outputs)
-        return loss, logits, labels
+        rows = _rows(inputs)
+        real = real_rows(self.accelerator, rows)
+        some = inputs
+        if real not in (0, rows):  # of none at all everything is left out later
+            some = {name: value[:real] if _is_batched(value, rows) else value for name, value in inputs.items()}
+        averaged, self.args.average_tokens_across_devices = self.args.average_tokens_across_devices, False
+        try:
+            loss, *outputs = super().prediction_step(model, some, prediction_loss_only, ignore_keys)
+        finally:
+            self.args.average_tokens_across_devices = averaged
+        if some is not inputs:
+            outputs = tree_map(lambda value: _filled(value, real, rows), outputs)
+        return loss, outputs[0], outputs[1]
 
 
 def real_rows(accelerator: Any, rows: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import timm
 import torch
 import transformers
+from accelerate import skip_first_batches
 from accelerate.utils import DistributedDataParallelKwargs
 from timm.models import _manipulate
 from torch.nn.parallel import DistributedDataParallel
@@ -52,6 +53,23 @@ def test_initial_values_have_steps_per_epoch_second_and_all_steps_last(tmp_path:
     trainer = Trainer(tiny.vit(), arguments(tmp_path, num_train_epochs=3), train_dataset=RandomImages(20))
     values = trainer.set_initial_training_values(trainer.args, DataLoader(RandomImages(20), batch_size=8))
     assert (values[1], values[-1], len(values)) == (3, 9, 7)
+
+
+def test_epochs_are_run_with_their_number_and_length(tmp_path: Path) -> None:
+    """`_run_epoch` is given by name which epoch it is and how many steps one has; a generator is kept."""
+    seen = []
+
+    class Watched(Trainer):
+        def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+            seen.append((args, kwargs["epoch"], kwargs["num_update_steps_per_epoch"]))
+            super()._run_epoch(*args, **kwargs)
+
+    trainer = Watched(tiny.vit(), arguments(tmp_path, num_train_epochs=2), train_dataset=RandomImages(16))
+    trainer.train()
+    assert seen == [((), 0, 2), ((), 1, 2)]
+    loader = trainer.get_train_dataloader()
+    loader.base_dataloader.generator = torch.Generator()
+    assert skip_first_batches(loader, 1).generator is loader.base_dataloader.generator
 
 
 def test_optimizer_takes_ready_groups(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ class PackedRows(Dataset[Any]):
         self.next_packer: Packer | None = None
         self.seed = seed
         self.batch_seed: int | None = None
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers may outlive an epoch
+        epoch: Any = torch.zeros((), dtype=torch.int64)
+        self._epoch: torch.Tensor = epoch.share_memory_()  # workers may outlive an epoch
 
     def __len__(self) -> int:
         return len(self.dataset)
