@@ -1,4 +1,4 @@
-"""A network that is trained here on one family of images finds others of that family similar, and another different."""
+"""A network that is trained here on one family of images finds that family similar, and another different."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ def pretrained() -> nn.Module:
     """A small ResNet that tells eight shapes apart."""
     torch.manual_seed(0)
     config = ResNetConfig(
-        embedding_size=16, hidden_sizes=[16, 24, 32, 48], depths=[1, 1, 1, 1], layer_type="basic", num_labels=len(SOURCE)
+        embedding_size=16,
+        hidden_sizes=[16, 24, 32, 48],
+        depths=[1, 1, 1, 1],
+        layer_type="basic",
+        num_labels=len(SOURCE),
     )
     model = ResNetForImageClassification(config)
     data = shapes(SOURCE, 250, seed=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,31 @@ def test_a_second_call_decodes_and_runs_nothing(tmp_path: Path, monkeypatch: pyt
         other.image_mean = [0.1, 0.2, 0.3]
         run(model, data.with_transform(eval_transform(other)), tmp_path)
         assert counter.decoded == 160  # another transform
+
+
+def test_layers_are_read_from_a_store_that_has_more_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was extracted with other layers is not computed again; a wide store that was cut short is completed."""
+    data, model = labelled_images.labelled_images(40), tiny.vit()
+    with labelled_images.counting(monkeypatch, model.vit.embeddings) as counter:
+        wide = run(model, data, tmp_path, "all")
+        for layers in ("last", ["vit.layers.1", "last"]):
+            found = run(model, data, tmp_path, layers)
+            assert list(found) == (["last"] if layers == "last" else layers)
+            np.testing.assert_array_equal(found["last"], wide["last"])
+        assert counter.images == 40
+        assert len(list(tmp_path.glob("*/rows.bin"))) == 1
+        run(model, data, tmp_path, "last", dtype="float16")
+        assert counter.images == 80  # other numbers
+        (mark,) = [path for path in tmp_path.glob("*/chunks/*.json") if len(json.loads(_entry(path))["columns"]) > 1]
+        mark.unlink()
+        np.testing.assert_array_equal(run(model, data, tmp_path, "last")["last"], wide["last"])
+        assert counter.images == 120
+        run(model, data, tmp_path, "all")
+        assert counter.images == 120
+
+
+def _entry(mark: Path) -> str:
+    return (mark.parents[1] / "entry.json").read_text()
 
 
 def test_a_changed_image_file_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,15 @@
 """Comparisons of layers over the same images, with bootstrap intervals of 95 %.
 
-Images are drawn with replacement, by random weights of mean 1. Intervals are the basic (pivotal) ones, and values are
-corrected by what resampling adds: the best of several layers looks better than it is, in a resample once more so, and
-the difference is what choosing has gained.
+Where the best of several layers is compared, it is chosen for each image on the others, fold by fold: the best of
+many looks better than it is on the images that it was chosen by. (The bootstrap alone, choosing in each resample anew,
+finds the best of eight equal layers surely better in one case of seven.) Images are drawn with replacement, by random
+weights of mean 1; intervals are the basic (pivotal) ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,12 +24,11 @@ FloatArray = npt.NDArray[np.floating[Any]]
 # Of what the random twin gets wrong at least so much is taken to be left, or its share would mean nothing.
 _LEAST_ERROR = 0.01
 _DRAWS_AT_A_TIME = 2**22
+_FOLDS = 10
 
 
 def gain_over_random(last: Probe, random: Sequence[Probe], seed: int = 0) -> Interval:
     """What the last layer gains over the best layer of the random twin, as share of what that one gets wrong.
-
-    The best is chosen in each resample anew.
 
     Args:
         last: Of the pretrained model.
@@ -36,22 +37,32 @@ def gain_over_random(last: Probe, random: Sequence[Probe], seed: int = 0) -> Int
     """
 
     def gain(accuracies: FloatArray) -> FloatArray:
-        best = accuracies[:, 1:].max(axis=1)
-        found: FloatArray = (accuracies[:, 0] - best) / np.maximum(1 - best, _LEAST_ERROR)
+        found: FloatArray = (accuracies[:, 0] - accuracies[:, 1]) / np.maximum(1 - accuracies[:, 1], _LEAST_ERROR)
         return found
 
-    return _bootstrap([last, *random], gain, seed)
+    return _bootstrap([last, best_of(random)], gain, seed)
 
 
 def gain_of_earlier(last: Probe, earlier: Sequence[Probe], seed: int = 0) -> Interval:
-    """Accuracy of the best earlier layer minus that of the last; the best is chosen in each resample anew.
+    """Accuracy of the best earlier layer minus that of the last.
 
     Args:
         last: Of the last layer.
         earlier: Of the layers before it.
         seed: Of the resamples.
     """
-    return _bootstrap([last, *earlier], lambda a: a[:, 1:].max(axis=1) - a[:, 0], seed)
+    return _bootstrap([last, best_of(earlier)], lambda a: a[:, 1] - a[:, 0], seed)
+
+
+def best_of(probes: Sequence[Probe]) -> Probe:
+    """The best of several layers, chosen for the images of each fold on those of the others."""
+    hits, counted = np.stack([probe.hits for probe in probes]), probes[0].counted
+    folds, chosen = np.arange(hits.shape[1]) % _FOLDS, np.zeros(hits.shape[1])
+    for fold in range(_FOLDS):
+        others = counted & (folds != fold)
+        best = int(np.round(hits[:, others if others.any() else counted].mean(axis=1), 9).argmax())
+        chosen[folds == fold] = hits[best, folds == fold]
+    return replace(probes[0], hits=chosen)
 
 
 def slope(half: Probe, full: Probe, seed: int = 0) -> Interval:
@@ -84,8 +95,7 @@ def _bootstrap(probes: Sequence[Probe], statistic: Callable[[FloatArray], FloatA
     resampled = statistic(_resampled_means(hits, seed))
     tail = (1 - CONFIDENCE) / 2
     low, high = (2 * measured - np.quantile(resampled, [1 - tail, tail])).tolist()
-    value = min(max(2 * measured - float(resampled.mean()), low), high)
-    return Interval(value, low, high)
+    return Interval(measured, min(low, measured), max(high, measured))
 
 
 def _resampled_means(hits: FloatArray, seed: int) -> FloatArray:

@@ -22,14 +22,21 @@ IntArray = npt.NDArray[np.integer[Any]]
 THUMBNAIL = 16
 # Decoders may scale a JPEG down to this while they decode it, which saves most of the time.
 _DRAFT = (4 * THUMBNAIL, 4 * THUMBNAIL)
-# Distance of two thumbnails over the mean contrast of the two.
-DUPLICATE_DISTANCE = 0.1
+# Distance of two thumbnails over the mean contrast of the two. On Fashion-MNIST and on cut-outs of animals, both of 28
+# pixels, 95 % of copies (three quarters to eight times as large, JPEG of quality 50 and 75) are below 0.08; of two
+# million pairs of distinct images each the closest is at 0.11 and 0.14.
+DUPLICATE_DISTANCE = 0.08
 # Of 255: what compression adds to images without contrast and without colour.
 _NO_CONTRAST = 2.0
 _NO_COLOUR = 8.0
 # Below this share of the model's input an image is blown up so far that detail is missing.
 _SMALL = 0.5
-NEIGHBOURS = 10
+# How many neighbours are asked, where classes have twice as many images, and what share of them must agree while none
+# has the image's own label. On Fashion-MNIST (200 images a class, 5 % wrong labels among them) four of five suspects
+# had a wrong label, and six of ten wrong labels were suspected.
+NEIGHBOURS = 20
+_FEWEST_NEIGHBOURS = 5
+_AGREEMENT = 0.7
 _BLOCK = 1024
 
 
@@ -82,50 +89,48 @@ def near_duplicates(one: Looks, other: Looks, distance: float = DUPLICATE_DISTAN
             yield ours_at, start + theirs_at
 
 
-def noise_suspects(features: FloatArray, labels: IntArray, classes: int, neighbours: int = NEIGHBOURS) -> IntArray:
+def noise_suspects(features: FloatArray, labels: IntArray, classes: int) -> IntArray:
     """The label that the neighbours of an image agree on against its own; -1 where they do not.
 
     Args:
         features: `(images, channels)`.
         labels: `(images,)`.
         classes: Number of classes.
-        neighbours: How many are asked.
 
     Returns:
-        `(images,)`.
+        `(images,)`; all -1 where classes have fewer than 10 images in the mean, too few to tell.
     """
-    votes = neighbour_votes(features, labels, classes, neighbours)
-    return _agreed(votes, labels)
+    nobody = np.full(len(labels), -1)
+    neighbours = min(NEIGHBOURS, len(labels) // classes // 2)
+    if neighbours < _FEWEST_NEIGHBOURS or not np.ptp(features, axis=0).any():
+        return nobody
+    suspected = nobody
+    for rows, nearest in _nearest(features, neighbours):
+        votes = np.zeros((len(rows), classes), np.float32)
+        np.add.at(votes, (np.arange(len(rows))[:, None], labels[nearest]), 1 / neighbours)
+        best = votes.argmax(axis=1)
+        agreed = (votes.max(axis=1) >= _AGREEMENT - 1e-6) & (votes[np.arange(len(rows)), labels[rows]] == 0)
+        suspected[rows] = np.where(agreed, best, -1)
+    return suspected
 
 
-def neighbour_votes(features: FloatArray, labels: IntArray, classes: int, neighbours: int) -> FloatArray:
-    """`(images, classes)`: shares of the classes among the nearest images by cosine of standardised features."""
+def _nearest(features: FloatArray, neighbours: int) -> Iterator[tuple[IntArray, IntArray]]:
+    """Block by block images and, `(block, neighbours)`, those nearest to them by cosine of standardised features."""
     spread = features.std(axis=0)
     unit = (features - features.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
     unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
-    count = min(neighbours, len(labels) - 1)
-    votes = np.zeros((len(labels), classes), np.float32)
-    for start in range(0, len(labels), _BLOCK):
-        rows = np.arange(start, min(start + _BLOCK, len(labels)))
+    for start in range(0, len(features), _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, len(features)))
         cosines = unit[rows] @ unit.T
         cosines[np.arange(len(rows)), rows] = -np.inf
-        nearest = np.argpartition(-cosines, count - 1, axis=1)[:, :count]
-        np.add.at(votes, (rows[:, None], labels[nearest]), 1 / count)
-    return votes
-
-
-def _agreed(votes: FloatArray, labels: IntArray) -> IntArray:
-    own = votes[np.arange(len(labels)), labels]
-    best = votes.argmax(axis=1)
-    doubtful = (best != labels) & (votes.max(axis=1) >= 0.8) & (own <= 0.0)
-    return np.where(doubtful, best, -1)
+        yield rows, np.argpartition(-cosines, neighbours - 1, axis=1)[:, :neighbours]
 
 
 def _look(value: Any) -> tuple[FloatArray, int]:
     with PIL.Image.open(BytesIO(read_content(value))) as image:
         side = min(image.size)
         image.draft("RGB", _DRAFT)
-        small = decode_image(image).resize((THUMBNAIL, THUMBNAIL), PIL.Image.Resampling.BOX)
+        small = decode_image(image).resize((THUMBNAIL, THUMBNAIL), PIL.Image.Resampling.BICUBIC)
     return np.asarray(small, np.float32).ravel(), side
 
 

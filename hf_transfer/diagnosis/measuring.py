@@ -23,7 +23,7 @@ from hf_transfer.diagnosis.probing import Probe, curve, joined, probe
 from hf_transfer.diagnosis.sampling import IntArray, Sample, draw_sample, image_keys, labels_and_names
 from hf_transfer.diagnosis.timing import timed
 from hf_transfer.diagnosis.twin import CALIBRATION_IMAGES, calibrate, looks_untrained, random_twin
-from hf_transfer.errors import ArgumentError, ModelError
+from hf_transfer.errors import ArgumentError, DataError, ModelError
 from hf_transfer.features import extract_features
 from hf_transfer.features.extraction import extracting
 from hf_transfer.features.ranks import on_first_rank
@@ -38,10 +38,12 @@ FloatArray = npt.NDArray[Any]
 
 DEPTHS = 12
 # The twin is asked whether the last layer gains anything at all, which a part of the sample tells.
-_TWIN_SHARE = 4
-_TWIN_IMAGES = 500
+_TWIN_SHARE = 8
+_TWIN_IMAGES = 300
 _TWIN_PER_CLASS = 10
 _MOST_EVALUATION = 5000
+# Where there are no evaluation data to compare with, so many tell size and colour.
+_LOOKED_AT = 400
 
 
 def measure(
@@ -150,6 +152,12 @@ def features_of(
     order = np.sort(rows)
     part = dataset if is_all else select(dataset, order)
     found = extract_features(model, part, processor, layers, **options)
+    wrong = [name for name, values in found.items() if not np.isfinite(values).all()]
+    if wrong:
+        raise DataError(
+            f"The features of the layers {', '.join(wrong)} are not finite (NaN or infinite). Look for broken "
+            "weights, or for pixel values that are not finite."
+        )
     places = np.searchsorted(order, rows)
     return {name: np.asarray(values[places], np.float32) for name, values in found.items()}
 
@@ -176,8 +184,11 @@ def twin_features(
         few = [inputs[int(row)] for row in rows[:CALIBRATION_IMAGES]]
         images = pixel_values(few).to(device)
     calibrate(twin, images)
-    found = features_of(twin, dataset, processor, rows, layers, len(rows) == drawn.total, options)
-    return {name: values for name, values in found.items() if np.isfinite(values).all()}
+    try:
+        return features_of(twin, dataset, processor, rows, layers, len(rows) == drawn.total, options)
+    except DataError as error:  # random weights can make activations overflow
+        logger.warning("Similarity is not measured, as the random twin is of no use: %s", error)
+        return None
 
 
 def select(dataset: Any, rows: IntArray) -> Any:
@@ -228,7 +239,7 @@ def find_in_data(
     """What is noticed in the data: of labels by the best layer's features, of images by their thumbnails."""
     suspected = noise_suspects(features, drawn.labels, len(drawn.names))
     doubtful = np.flatnonzero(suspected >= 0)
-    looks = look_at(dataset, drawn.rows)
+    looks = look_at(dataset, drawn.rows if evaluation_dataset is not None else drawn.rows[:_LOOKED_AT])
     checked, pairs = 0, []
     if evaluation_dataset is not None and looks is not None:
         rows = np.argsort(image_keys(evaluation_dataset, len(evaluation_dataset), 0), kind="stable")[:_MOST_EVALUATION]

@@ -20,14 +20,19 @@ from hf_transfer.solvers.rotation import leading_axes, mean_and_scale
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
 
-FOLDS = 5
-# More classes than this are judged by leave-one-out, on the leading axes and with fewer regularisations: the scores of
-# all images for all classes are what takes the time.
-MANY_CLASSES = 500
+# Nine tenths of the images to fit to: at five a class it matters, and there a decomposition costs next to nothing.
+FOLDS = 10
+# Of images, each judged under the regularisation that is the best for the others.
+_CHOICES = 5
+# More classes than this are judged by leave-one-out however few images each has: there are enough in all, and ten
+# decompositions of thousands of images would take longer than the pass.
+MANY_CLASSES = 100
+# Beyond this, the scores of all images for all classes take the time: fewer axes and fewer regularisations do.
+_VERY_MANY_CLASSES = 500
 _MANY_AXES = 512
 _BLOCK_SCORES = 2**22
 # Joined features of more channels than this take longer to decompose than to compute.
-_MOST_CHANNELS = 1536
+_MOST_CHANNELS = 1024
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ def joined(features: Iterable[FloatArray]) -> FloatArray:
 
 def regularisations(classes: int) -> tuple[float, ...]:
     """What is chosen from: fewer values where classes are many."""
-    return RIDGE_REGULARISATIONS[:: 1 if classes <= 50 else 2 if classes <= MANY_CLASSES else 4]
+    return RIDGE_REGULARISATIONS[:: 1 if classes <= 50 else 2 if classes <= _VERY_MANY_CLASSES else 4]
 
 
 def leaves_one_out(images: int, classes: int) -> bool:
@@ -156,7 +161,7 @@ def _counted(labels: IntArray) -> npt.NDArray[np.bool_]:
 
 
 def _repeats(images: int) -> int:
-    return 4 if images <= 500 else 2 if images <= 2000 else 1
+    return 4 if images <= 200 else 2 if images <= 500 else 1
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,7 @@ def _along_axes(features: FloatArray, classes: int, standardise: bool, project: 
         eigenvalues, axes = leading_axes(standardised.T @ standardised)
     else:
         eigenvalues, vectors = leading_axes(standardised @ standardised.T)
-    kept = slice(_MANY_AXES if classes > MANY_CLASSES else None)
+    kept = slice(_MANY_AXES if classes > _VERY_MANY_CLASSES else None)
     eigenvalues = eigenvalues[kept]
     if axes is not None:
         axes = axes[:, kept]
@@ -315,8 +320,8 @@ def _best(hits: FloatArray) -> int:
 def _judged_by_others(hits: FloatArray, counted: npt.NDArray[np.bool_]) -> FloatArray:
     """Hits `(images,)` under the regularisation that is the best for other images."""
     judged = np.zeros(hits.shape[1])
-    folds = np.arange(hits.shape[1]) % FOLDS
-    for fold in range(FOLDS):
+    folds = np.arange(hits.shape[1]) % _CHOICES
+    for fold in range(_CHOICES):
         others = counted & (folds != fold)
         best = _best(hits[:, others if others.any() else counted])
         own = counted & (folds == fold)

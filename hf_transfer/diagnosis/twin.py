@@ -19,7 +19,7 @@ from hf_transfer.registry import norm_modules, wrap
 logger = logging.getLogger(__name__)
 
 # Statistics of so many images and all their positions are known well enough.
-CALIBRATION_IMAGES = 64
+CALIBRATION_IMAGES = 32
 
 
 def looks_untrained(model: nn.Module) -> bool:

@@ -5,10 +5,12 @@ Each scenario writes what it found to FOLDER/SCENARIO-RANK.pt; one launch runs t
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,7 +25,9 @@ from transformers.distributed import DistributedConfig
 
 import hf_transfer as ht
 from hf_transfer import trainer as trainer_module
+from hf_transfer.diagnosis.measuring import measure
 from hf_transfer.errors import InterruptedTrainingError, ReplicasDifferError
+from tests import labelled_images
 from tests.distributed import runs
 from tests.training import RandomImages, arguments
 
@@ -180,6 +184,24 @@ def interrupted(folder: Path) -> Found:
     return {"code": code, "message": message, "step": step, "resumed exactly": same}
 
 
+def diagnosed(folder: Path) -> Found:
+    """A diagnosis of a network with BatchNorm; what was timed is kept apart."""
+    model = runs.make_model("resnet")
+    data = labelled_images.labelled_images(70)
+    leak = labelled_images.labelled_images(5)
+    PartialState(cpu=True)
+    found = measure(
+        model,
+        data,
+        labelled_images.processor(),
+        evaluation_dataset=leak,
+        pretrained=True,
+        cache_folder=folder,
+        progress=False,
+    )
+    return {"measured": json.dumps(replace(found, costs=None).to_dict()), "costs": str(found.costs)}
+
+
 SCENARIOS: dict[str, Callable[[Path], Found]] = {
     function.__name__: function
     for function in (
@@ -196,6 +218,7 @@ SCENARIOS: dict[str, Callable[[Path], Found]] = {
         without_rebuilding,
         evaluated,
         interrupted,
+        diagnosed,
     )
 }
 

@@ -129,6 +129,14 @@ def test_evaluation_counts_each_image_once(launched_folder: Path) -> None:
         assert found == pytest.approx(expected, abs=1e-5)
 
 
+def test_two_ranks_diagnose_as_one(launched_folder: Path) -> None:
+    """Both ranks have the same measurements, times included; but for these they are those of one process."""
+    first, second = results(launched_folder, "diagnosed")
+    assert first == second
+    alone = launched.diagnosed(launched_folder / "diagnosed alone")
+    assert first["measured"] == alone["measured"]
+
+
 def test_a_second_train_trains_again(launched_folder: Path) -> None:
     """train() called twice trains head and body the second time too, and the ranks stay equal."""
     for found in results(launched_folder, "evaluated"):
