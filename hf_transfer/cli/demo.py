@@ -1,4 +1,4 @@
-"""`hf-transfer demo`: the main job on an ImageNet model and images that come with the package, offline."""
+"""`hf-transfer demo`: the main job on an ImageNet model and images of the package, offline unless it is pushed."""
 
 from __future__ import annotations
 
@@ -34,12 +34,19 @@ class DemoOptions:
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Remove the files of an earlier run; a finished demo is always replaced."}
     )
+    push_to_hub: bool = field(
+        default=False, metadata={"help": "Publish the result, to a private repository; needs a login and a network."}
+    )
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "owner/name. Default: the name of the output folder."}
+    )
 
 
 def run(argv: Sequence[str]) -> int:
     """Run the command."""
-    # Before huggingface_hub is imported: it reads the variable once.
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    if "--push_to_hub" not in argv:
+        # Before huggingface_hub is imported: it reads the variable once.
+        os.environ["HF_HUB_OFFLINE"] = "1"
     from hf_transfer.cli.options import ModelOptions, TrainDataOptions, parse
     from hf_transfer.cli.terminal import Terminal
     from hf_transfer.cli.train import DEFAULTS, Job, train
@@ -55,6 +62,8 @@ def run(argv: Sequence[str]) -> int:
         flags = {"model_name_or_path": str(checkpoint), "dataset": str(demo_data_folder())}
         flags |= SETTINGS | {"output_dir": options.output_dir}
         words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+        words += ["--push_to_hub"] if options.push_to_hub else []
+        words += ["--hub_model_id", options.hub_model_id] if options.hub_model_id else []
         model, data, args, _ = parse((ModelOptions, TrainDataOptions, TransferArguments), words, "demo", "", DEFAULTS)
         overwrite = options.overwrite_output_dir or _is_demo(Path(options.output_dir))
         train(Job(model, data, args, ("hf-transfer", "demo", *argv), overwrite))
