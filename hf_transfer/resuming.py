@@ -44,6 +44,7 @@ class RunState:
         starts: First step of each phase that had begun, or begins at the checkpoint's step.
         best_of_phase: The best value of `metric_for_best_model` in the current phase, for early stopping.
         patience: Evaluations without improvement that each early stopping callback has counted.
+        solved_phase: How the head was solved, where the first phase was; see `hf_transfer.solved_phase`.
     """
 
     plan: dict[str, Any]
@@ -55,6 +56,7 @@ class RunState:
     starts: tuple[int, ...] = (0,)
     best_of_phase: float | None = None
     patience: tuple[int, ...] = ()
+    solved_phase: dict[str, Any] | None = None
 
     def save(self, checkpoint: Path) -> None:
         """Write the file."""
@@ -69,7 +71,7 @@ class RunState:
         """
         path = Path(checkpoint) / STATE_FILE
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = {"solved_phase": None} | json.loads(path.read_text(encoding="utf-8"))
             known = {field.name: data[field.name] for field in fields(cls)}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise PlanError(
@@ -222,7 +224,7 @@ class Resumption:
     def place(self, resolved: ResolvedPlan) -> ResolvedPlan:
         """Put the phases where they were in the interrupted run."""
         repeated = len(self.state.starts) if self.exact else self._first_to_repeat(resolved.plan)
-        for index, start in enumerate(self.state.starts[:repeated]):
+        for index, start in enumerate(self.state.starts[: repeated + 1]):
             resolved = resolved.begin_at(index, start)
         return resolved if self.exact else resolved.begin_at(repeated, self.step)
 

@@ -37,6 +37,7 @@ from hf_transfer.replicas import copy_from_first_rank, rebuild_reducer, unused_o
 from hf_transfer.resuming import Resumption, RunState, load_training_state, read_resumption, run_state
 from hf_transfer.saving import PLAN_FILE
 from hf_transfer.schedules import make_scheduler, set_rates
+from hf_transfer.solved_phase import solve_first_phase
 from hf_transfer.training_args import (
     TransferArguments,
     agreed_plan,
@@ -99,6 +100,7 @@ class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer, 
         self._stopping = PhaseStopping()
         self._run_state: RunState | None = None
         self._resumption: Resumption | None = None
+        self.solved_phase: dict[str, Any] | None = None
         if self.plan is not None:
             if optimizers != (None, None):
                 raise PlanError("A plan makes its own optimizer: give either plan or optimizers, not both.")
@@ -208,8 +210,11 @@ class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer, 
             # As DDP does, but before frozen tensors are hashed.
             copy_from_first_rank(dict(named_parameters(self.model)) | dict(self.model.named_buffers()))
         resolved = resolve_plan(self.plan, self.model, args, steps_per_epoch)
+        step = 0
         if self._resumption is not None:
-            resolved = self._resumption.place(resolved)
+            resolved, step = self._resumption.place(resolved), self._resumption.step
+        resolved, solved = solve_first_phase(self, resolved, step)
+        self.solved_phase = solved if self._resumption is None else solved or self._resumption.state.solved_phase
         unused = self._settle_unused_parameters()
         self._phase_callback = PhaseCallback(PhaseClock(resolved), self.model, self._begin_phase, unused)
         self.follow_phases(self._phase_callback)
@@ -335,7 +340,8 @@ class TransferTrainer(CachingTrainer, ExactLossTrainer, ExactEvaluationTrainer, 
         assert self.resolved_plan is not None
         starts = tuple(p.start for p in self.resolved_plan.phases if p.start <= self.state.global_step)
         patience = self._stopping.patience(self._callbacks)
-        return replace(state, starts=starts, best_of_phase=self._stopping.best, patience=patience)
+        found = {"starts": starts, "patience": patience, "solved_phase": self.solved_phase}
+        return replace(state, best_of_phase=self._stopping.best, **found)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load the optimizer's state by name and shape; rates and schedule are those of the present arguments."""

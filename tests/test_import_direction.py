@@ -22,7 +22,7 @@ _LINES = (
     "evaluation figure_style figures report",
     "rebuilding heads image_size channels bare_names lineage models truncation linear_heads head_solving",
     "run_record card_metadata card_tables card hub",
-    "training_args training_facts phases schedules micro_batches replicas phase_callback early_stopping",
+    "training_args training_facts phases solved_phase schedules micro_batches replicas phase_callback early_stopping",
     "checkpoints interrupts resuming progress exact_evaluation exact_loss checkpoint_trainer caching_trainer",
     "publishing_trainer trainer probe_trainer outputs",
     "doctor demo cli __main__",
