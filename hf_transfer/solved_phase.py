@@ -20,12 +20,17 @@ from hf_transfer.features.fingerprints import transform_of
 from hf_transfer.features.ranks import first_reason, rank_and_world
 from hf_transfer.freezing import check_unchanged, digests, frozen_tensors, phase_freeze_state
 from hf_transfer.head_solving import HeadSolution, solve_head
+from hf_transfer.linear_heads import classifiers
 from hf_transfer.phases import ResolvedPlan
 from hf_transfer.registry import wrap
 
 logger = logging.getLogger(__name__)
 
 _OURS = ("hf_transfer.", "transformers.")
+# Images x channels x classes, of which L-BFGS reads the images some seventy times: about ten minutes on one core.
+_LARGEST_FIT = 1e11
+# Features in float32; `sgd` streams them.
+_LARGEST_FEATURES = 8e9
 
 
 def solve_first_phase(
@@ -48,7 +53,7 @@ def solve_first_phase(
     if first.phase.head_solver is None or not first.steps or step != first.start:
         return resolved, None
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-    reason = first_reason(_obstacle(trainer, model))
+    reason = first_reason(_obstacle(trainer, model, first.phase.head_solver))
     solution = None
     if reason is None:
         frozen = frozen_tensors(model, phase_freeze_state(model, resolved.groups, first.phase))
@@ -104,7 +109,7 @@ def _solve(trainer: Trainer, model: nn.Module, solver: str) -> tuple[HeadSolutio
     return solution, None
 
 
-def _obstacle(trainer: Any, model: nn.Module) -> str | None:
+def _obstacle(trainer: Any, model: nn.Module, solver: str) -> str | None:
     """What of the trainer's settings needs steps."""
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or trainer.is_distributed_loading_by_transformers:
         return "the model is divided over processes."
@@ -118,14 +123,19 @@ def _obstacle(trainer: Any, model: nn.Module) -> str | None:
         return f"its labels are for {model.config.problem_type}."  # type: ignore[union-attr]
     if any(p.dtype != torch.float32 for p in model.parameters() if p.is_floating_point()):
         return "its weights are not in float32."
-    return _obstacle_of_data(without_augmentation(dataset))
+    return _obstacle_of_data(without_augmentation(dataset), model, solver)
 
 
-def _obstacle_of_data(dataset: Any) -> str | None:
+def _obstacle_of_data(dataset: Any, model: nn.Module, solver: str) -> str | None:
     try:
+        size = len(dataset) * sum(part.channels for part in classifiers(model))
+        labels = getattr(getattr(model, "config", None), "num_labels", None) or 1
+        long = solver in ("logistic", "svm") and size * labels > _LARGEST_FIT
+        if solver != "sgd" and (long or 4 * size > _LARGEST_FEATURES):
+            return f"{len(dataset):,} images and {labels:,} classes are too many to solve in a few minutes."
         if changes_at_random(dataset):
             return "the training transform is random, and not one of hf_transfer.data.train_transform."
-    except (DataError, ArgumentError) as error:
+    except (ArgumentError, DataError, LayerGroupError, ModelError) as error:
         return str(error)
     return None
 

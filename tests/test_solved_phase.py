@@ -128,6 +128,16 @@ class _OwnLoss(ht.TransferTrainer):
         return super().compute_loss(*args, **kwargs)
 
 
+def test_what_would_take_too_long_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above a number of images and classes the head is trained by steps, unless the solver streams them."""
+    monkeypatch.setattr("hf_transfer.solved_phase._LARGEST_FIT", 32 * 16 * 3 - 1)
+    for solver, steps in (("logistic", 4), ("ridge", 0)):
+        plan = ht.TransferPlan((ht.Phase("probe", "head", epochs=1, head_solver=solver), ht.Phase("all", "all")))
+        trainer = _trainer(tmp_path, plan=plan)
+        trainer.train()
+        assert trainer.resolved_plan.phases[0].steps == steps
+
+
 @pytest.mark.parametrize(
     ("kind", "model", "data", "reason"),
     [
