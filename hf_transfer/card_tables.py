@@ -154,6 +154,7 @@ def phase_table(phases: Sequence[Mapping[str, Any]]) -> str:
     columns = {
         "Phase": [escape(phase["name"]) for phase in phases],
         "Trains": [_selector(phase["train"]) for phase in phases],
+        "Solved by": [escape(phase.get("head_solver") or "") for phase in phases],
         "Schedule": [escape(phase["lr_scheduler_type"]) for phase in phases],
         "Batch norm": [escape(phase["norm"]) for phase in phases],
         "Steps": [_steps(phase) for phase in phases],
@@ -162,7 +163,8 @@ def phase_table(phases: Sequence[Mapping[str, Any]]) -> str:
         "Trained parameters": [f"{phase['trained_parameters']:,}" for phase in phases],
     }
     shown = {name: cells for name, cells in columns.items() if any(cells)}
-    return table(list(shown), zip(*shown.values(), strict=True), text_columns=4)
+    texts = sum(name in ("Phase", "Trains", "Solved by", "Schedule", "Batch norm") for name in shown)
+    return table(list(shown), zip(*shown.values(), strict=True), text_columns=texts)
 
 
 def settings_table(training: Mapping[str, Any]) -> str:
@@ -209,6 +211,21 @@ def solver_table(solved: Mapping[str, Any]) -> str:
             "Why this layer": None if layer["reason"] == "asked for" else layer["reason"],
         },
     )
+
+
+def cache_text(training: Mapping[str, Any]) -> str:
+    """Which phases read the frozen part of the network from the feature cache; empty if none did."""
+    used = [decision for decision in training.get("cache_decisions") or [] if decision["used"]]
+    parts = []
+    for decision in used:
+        views = f", in {decision['views']:,} views of each" if decision["views"] > 1 else ""
+        parts.append(
+            f"In phase {code(decision['phase'])} what comes before {code(decision['cut'])} was computed once for "
+            f"{decision['images']:,} images{views}, and read from the feature cache in each epoch."
+        )
+    if any(decision["views"] > 1 for decision in used):
+        parts.append("Augmentation there: each epoch saw one of the stored views, in turn, and no others.")
+    return " ".join(parts)
 
 
 def count_table(data: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from hf_transfer.errors import ArgumentError
 from hf_transfer.figure_style import BLUE, EMPTY, GREEN, INK, ORANGE, colour_map, new_figure, shortened
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
     from PIL import Image
@@ -206,7 +207,7 @@ def layer_plan(groups: Sequence[Mapping[str, Any]], phases: Sequence[Mapping[str
     with new_figure(path, 3.6 + 1.5 * len(phases), height) as figure:
         axes = figure.subplots()
         rates = _learning_rates(groups, len(phases))
-        image = _draw_rates(axes, rates)
+        image = _draw_rates(axes, rates, _solved(groups, len(phases)))
         if row >= 0.18:
             _write_rates(axes, groups, rates, image)
             axes.set_xlabel("learning rate (and the share of the group that trains, if not all of it)")
@@ -239,11 +240,17 @@ def _learning_rates(groups: Sequence[Mapping[str, Any]], phases: int) -> FloatAr
     return rates
 
 
-def _draw_rates(axes: Axes, rates: FloatArray) -> AxesImage:
+def _solved(groups: Sequence[Mapping[str, Any]], phases: int) -> npt.NDArray[np.bool_]:
+    """Where a group was solved and not trained in steps, `(groups, phases)`."""
+    cells = [[bool(part.get("solved")) for part in group["phases"]] for group in groups]
+    return np.array(cells, bool).reshape(len(groups), phases)
+
+
+def _draw_rates(axes: Axes, rates: FloatArray, solved: npt.NDArray[np.bool_]) -> AxesImage:
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Rectangle
 
-    for group, phase in np.argwhere(np.isnan(rates)):
+    for group, phase in np.argwhere(np.isnan(rates) & ~solved):
         frozen = Rectangle((phase - 0.5, group - 0.5), 1, 1, facecolor=EMPTY, edgecolor="#bdbdbd", hatch="////", lw=0)
         axes.add_patch(frozen)
     trained = rates[np.isfinite(rates)]
@@ -265,7 +272,7 @@ def _write_rates(axes: Axes, groups: Sequence[Mapping[str, Any]], rates: FloatAr
         for phase, part in enumerate(group["phases"]):
             rate = rates[index, phase]
             if np.isnan(rate):
-                text, colour = "frozen", "#666666"
+                text, colour = "solved" if part.get("solved") else "frozen", "#666666"
             else:
                 share = part["trained_parameters"] / max(1, group["parameters"])
                 text = f"{rate:.1e}" if share >= 1 else f"{rate:.1e}  ({_percent(share)})"
@@ -281,6 +288,8 @@ def _percent(share: float) -> str:
 
 def _phase_title(phase: Mapping[str, Any]) -> str:
     name = shortened(str(phase["name"]), 20)
+    if phase.get("head_solver"):
+        return f"{name}\nno steps"
     if phase.get("start_step") is None or phase.get("end_step") is None:
         return name
     return f"{name}\nsteps {phase['start_step']:,} to {phase['end_step']:,}"

@@ -84,7 +84,8 @@ class HeadSolution:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return self.solved.to_dict() | {"layer": asdict(self.layer), "largest_difference": self.largest_difference}
+        layer = asdict(self.layer) | {"evidence": [asdict(evidence) for evidence in self.layer.evidence]}
+        return self.solved.to_dict() | {"layer": layer, "largest_difference": self.largest_difference}
 
 
 def solve_head(
@@ -172,7 +173,10 @@ class _Recording(Dataset[Any]):
         name = next((name for name in _LABELS if isinstance(row, Mapping) and name in row), None)
         if name is None:
             raise DataError(f"A head needs labels: image {index} has none of {', '.join(_LABELS)}.")
-        self._found[index] = int(row[name])
+        try:
+            self._found[index] = int(row[name])
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"A head is solved for one label to an image; that of image {index} is none.") from error
         return row
 
     def labels(self) -> npt.NDArray[np.integer[Any]]:

@@ -186,7 +186,9 @@ def _write_figures(folder: Path, data: Mapping[str, Any], result: SplitResult) -
     # A solved head has no rates to draw, and no steps: one point is no curve.
     solved = data["training"].get("solved_head") is not None
     plan = (None if solved else data["training"]["plan"]) or {"groups": [], "phases": []}
-    spans = [PhaseSpan(p["name"], p["start_step"], p["end_step"]) for p in plan["phases"]]
+    spans = [
+        PhaseSpan(p["name"], p["start_step"], p["end_step"]) for p in plan["phases"] if p["end_step"] > p["start_step"]
+    ]
     written = (
         None if solved else learning_curves(data["log_history"], folder / "learning_curves.png", spans),
         layer_plan(plan["groups"], plan["phases"], folder / "layer_plan.png"),

@@ -44,6 +44,11 @@ class PhaseSteps:
         """Number of optimizer steps."""
         return self.end - self.start
 
+    @property
+    def solved(self) -> bool:
+        """Whether the head was solved, so that there were no steps."""
+        return self.phase.head_solver is not None and not self.steps
+
 
 @dataclass(frozen=True)
 class ResolvedPlan:
@@ -66,7 +71,9 @@ class ResolvedPlan:
         if not early:
             return self
         moved = [replace(p, start=p.start - early, end=p.end - early, shift=p.shift + early) for p in self.phases]
-        before = [*self.phases[: index - 1], replace(self.phases[index - 1], end=step)] if index else []
+        before = list(self.phases[:index])
+        if before and not before[-1].solved:  # one that was solved stays where it was
+            before[-1] = replace(before[-1], end=step)
         return replace(self, phases=(*before, *moved[index:]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,9 +101,10 @@ class ResolvedPlan:
     def _group_phase(self, optimizer_groups: Sequence[OptimizerGroup], index: int) -> dict[str, Any]:
         trained = [g for g in optimizer_groups if g.learning_rates[index] is not None]
         names = [name for g in trained for name in g.parameter_names]
-        return {
-            "trained_parameters": self._count(names),
-            "trained_tensors": len(names),
+        counts = {"trained_parameters": self._count(names), "trained_tensors": len(names)}
+        if self.phases[index].solved:
+            return counts | {"learning_rate": None, "weight_decay": None, "solved": bool(names)}
+        return counts | {
             "learning_rate": trained[0].learning_rates[index] if trained else None,
             "weight_decay": max(g.weight_decays[index] for g in trained) if trained else None,
         }
@@ -109,12 +117,12 @@ class ResolvedPlan:
             "train": steps.phase.to_dict()["train"],
             "start_step": steps.start,
             "end_step": steps.end,
-            "epochs": steps.phase.epochs,
-            "lr_scheduler_type": steps.lr_scheduler_type,
-            "warmup_steps": steps.warmup_steps,
+            "epochs": None if steps.solved else steps.phase.epochs,
+            "lr_scheduler_type": "none" if steps.solved else steps.lr_scheduler_type,
+            "warmup_steps": 0 if steps.solved else steps.warmup_steps,
             "norm": steps.phase.norm,
             "trained_parameters": self._count(trained),
-        }
+        } | ({"head_solver": steps.phase.head_solver} if steps.solved else {})
 
     def _count(self, names: Collection[str]) -> int:
         return sum(self.parameter_counts[name] for name in names)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 NormMode = Literal["eval", "train"]
 Schedule = Literal["phase", "run"]
 Init = Literal["pretrained", "random"]
+HeadSolver = Literal["logistic", "svm", "ridge", "sgd"]
+HEAD_SOLVERS: tuple[str, ...] = ("logistic", "svm", "ridge", "sgd")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ class Phase:
             it is better on small data and small batches), "train" adapts them. In frozen groups it is always "eval".
         reset_optimizer: Forget the optimizer's state (Adam's moments) when the phase begins. False by default: moments
             of parameters that an earlier phase trained are carried over.
+        head_solver: "logistic", "svm", "ridge" or "sgd" solve the head on features that are computed once: the phase
+            takes no steps. Only for `train="head"` in the first of several phases. Where a head cannot be solved, it
+            is trained by steps, for which the other fields are. None trains by steps.
     """
 
     name: str
@@ -60,6 +65,7 @@ class Phase:
     lr_scheduler_type: str | None = None
     norm: NormMode = "eval"
     reset_optimizer: bool = False
+    head_solver: HeadSolver | None = None
 
     def __post_init__(self) -> None:
         train: Any = self.train  # JSON has lists
@@ -76,6 +82,7 @@ class Phase:
             raise PlanError(f"Phase {self.name!r}: reset_optimizer is true or false, found {self.reset_optimizer!r}.")
         if self.max_steps is not None and (not isinstance(self.max_steps, int) or isinstance(self.max_steps, bool)):
             raise PlanError(f"Phase {self.name!r}: max_steps is a whole number, found {self.max_steps!r}.")
+        self._check_solver()
         for field_name in ("epochs", "max_steps", "learning_rate", "head_lr_ratio", "layer_decay"):
             self._check_number(field_name, positive=True)
         for field_name in ("weight_decay", "warmup"):
@@ -89,6 +96,18 @@ class Phase:
         if self.lr_scheduler_type is not None and not isinstance(self.lr_scheduler_type, str):
             raise PlanError(
                 f"Phase {self.name!r}: lr_scheduler_type is the name of a scheduler, found {self.lr_scheduler_type!r}."
+            )
+
+    def _check_solver(self) -> None:
+        if self.head_solver not in (None, *HEAD_SOLVERS):
+            raise PlanError(
+                f"Phase {self.name!r}: head_solver is one of {', '.join(HEAD_SOLVERS)} or nothing, found "
+                f"{self.head_solver!r}."
+            )
+        if self.head_solver is not None and self.train not in ("head", ("head",)):
+            raise PlanError(
+                f"Phase {self.name!r}: head_solver {self.head_solver!r} solves the head alone, but the phase trains "
+                f'{self.train!r}. Set train="head", or leave head_solver out.'
             )
 
     def _check_number(self, field_name: str, positive: bool) -> None:
@@ -148,6 +167,7 @@ class TransferPlan:
         if self.init not in ("pretrained", "random"):
             raise PlanError(f'init is "pretrained" or "random", found {self.init!r}.')
         self._check_schedule()
+        self._check_solved()
         if not isinstance(self.recipe, str) or not isinstance(self.architecture, str | None):
             raise PlanError(
                 f"A plan's recipe and architecture are text, found {self.recipe!r} and {self.architecture!r}."
@@ -162,6 +182,19 @@ class TransferPlan:
                 'With schedule="run" warm-up and schedule are those of the training arguments; take warmup and '
                 f"lr_scheduler_type out of the phases {', '.join(own)}."
             )
+
+    def _check_solved(self) -> None:
+        solved = [index for index, phase in enumerate(self.phases) if phase.head_solver is not None]
+        if not solved:
+            return
+        if solved != [0] or len(self.phases) == 1:
+            raise PlanError(
+                "head_solver is for the first of several phases, found "
+                f"{', '.join(repr(self.phases[index].name) for index in solved)} of {len(self.phases)}. A head alone "
+                "is solved by LinearProbeTrainer, or by the recipe linear_probe on the command line."
+            )
+        if self.schedule == "run":
+            raise PlanError('A phase with head_solver takes no steps, so that schedule="run" cannot count it.')
 
     def describe(self, model: nn.Module, learning_rate: float | None = None) -> str:
         """Return a table with one row per layer group of `model`.
@@ -282,6 +315,9 @@ def describe(
         cells = [str(group.index), group.name, group.role, f"{_count(group, parameter_counts):,}"]
         for phase, chosen, phase_rates in zip(plan.phases, trained, rates, strict=True):
             relative = learning_rate is None and phase.learning_rate is None
+            if phase.head_solver is not None and group.index in chosen:
+                cells.append(f"solved ({phase.head_solver})")
+                continue
             cells.append(_cell(chosen.get(group.index), group, phase_rates[group.index], relative))
         rows.append(tuple(cells))
     totals = [f"{sum(_count(g, parameter_counts) for g in chosen.values()):,} trained" for chosen in trained]

@@ -22,6 +22,7 @@ from hf_transfer.linear_heads import classifiers
 from hf_transfer.memory_format import set_memory_format
 from hf_transfer.phases import resolve_plan
 from hf_transfer.plan import Phase, TransferPlan
+from hf_transfer.solved_phase import extraction_options
 from hf_transfer.solvers import SOLVERS, ClassWeights
 from hf_transfer.solvers.head import cross_entropy
 from hf_transfer.trainer import TransferTrainer
@@ -163,7 +164,7 @@ class LinearProbeTrainer(TransferTrainer):
             layer=self.layer,
             class_weights=self.class_weights,
             seed=self.args.seed,
-            **self._extraction(),
+            **extraction_options(self.args),
         )
         self._take(self.solution.model)
         self.state.epoch = 1.0
@@ -193,7 +194,9 @@ class LinearProbeTrainer(TransferTrainer):
             )
         assert self.solution is not None
         labels, reading = labels_of(dataset)
-        features = extract_features(self.model, reading, self.processing_class, LAST, **self._extraction())[LAST]
+        features = extract_features(self.model, reading, self.processing_class, LAST, **extraction_options(self.args))[
+            LAST
+        ]
         known = labels()
         scores = self.solution.solved.head.scores(features)
         metrics = {f"{metric_key_prefix}_loss": cross_entropy(scores, known)}
@@ -237,13 +240,3 @@ class LinearProbeTrainer(TransferTrainer):
             return False
         now: list[Any] = [part.linear.weight for part in classifiers(self.model)]
         return len(now) == len(self._written) and all(map(torch.equal, now, self._written))
-
-    def _extraction(self) -> dict[str, Any]:
-        args = self.args
-        return {
-            "workers": args.dataloader_num_workers,
-            "memory_format": getattr(args, "memory_format", "default"),
-            "cache": getattr(args, "cache_features", "auto") != "off",
-            "cache_gb": getattr(args, "cache_gb", None),
-            "progress": not args.disable_tqdm,
-        }

@@ -171,6 +171,8 @@ def _plan(training: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _steps(phase: Mapping[str, Any]) -> str:
     start, end = phase.get("start_step"), phase.get("end_step")
+    if phase.get("head_solver"):
+        return f"solved ({phase['head_solver']})"
     return "" if start is None or end is None else f"steps {start:,} to {end:,}"
 
 
@@ -206,8 +208,9 @@ def _facts(run: Mapping[str, Any]) -> dict[str, Facts]:
             | {
                 _words(name): training[name]
                 for name in training
-                if name not in ("plan", "optimizer", "recipe", "solved_head")
+                if name not in ("plan", "optimizer", "recipe", "solved_head", "solved_phase", "cache_decisions")
             }
+            | {"From the feature cache": _cached(training)}
             | {_words(name): value for name, value in _part(training, "solved_head").items() if name in _SOLVED}
         ),
         "Run": _known(
@@ -218,6 +221,12 @@ def _facts(run: Mapping[str, Any]) -> dict[str, Facts]:
             | {"Training throughput": None if rate is None else f"{rate:,.1f} images/s"}
         ),
     }
+
+
+def _cached(training: Mapping[str, Any]) -> list[str]:
+    """Phases that read the frozen part of the network from the feature cache."""
+    used = [decision for decision in training.get("cache_decisions") or [] if decision["used"]]
+    return [d["phase"] + (f" ({d['views']} stored views of each image)" if d["views"] > 1 else "") for d in used]
 
 
 def _known(values: Mapping[str, Any]) -> Facts:

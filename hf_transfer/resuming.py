@@ -75,7 +75,7 @@ class Resumption:
                 f"All phases of the plan are finished at step {self.step}, so that none is left to start fresh. Add a "
                 "phase to the plan, or start a new run in another output folder from the checkpoint's weights."
             )
-        for index, start in enumerate(self.state.starts[:repeated]):
+        for index, start in enumerate(self.state.starts[: repeated + 1]):
             resolved = resolved.begin_at(index, start)
         return resolved if self.exact else resolved.begin_at(repeated, self.step)
 

@@ -30,6 +30,7 @@ class ResumingTrainer(CachingTrainer):
     _stopping: PhaseStopping
     _run_state: RunState | None = None
     _resumption: Resumption | None = None
+    solved_phase: dict[str, Any] | None = None
 
     @property
     def resolved_plan(self) -> ResolvedPlan | None:
@@ -107,6 +108,7 @@ class ResumingTrainer(CachingTrainer):
             best_of_phase=self._stopping.best,
             patience=self._stopping.patience(self._callbacks),
             cached=self.cache_decisions[-1].used if self.cache_decisions else None,
+            solved_phase=self.solved_phase,
         )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

@@ -49,6 +49,7 @@ class RunState:
         drawn: Arguments that decide which images a step sees, and what is drawn at random: seeds and sampling.
         transform: Transform and collator, in words.
         followed: Arguments that a resumed run may change.
+        solved_phase: How the head was solved, where the first phase was; see `hf_transfer.solved_phase`.
     """
 
     plan: dict[str, Any]
@@ -66,6 +67,7 @@ class RunState:
     drawn: dict[str, Any] | None = None
     transform: str | None = None
     followed: dict[str, Any] | None = None
+    solved_phase: dict[str, Any] | None = None
 
     def save(self, checkpoint: Path) -> None:
         """Write the file."""

@@ -35,6 +35,7 @@ from hf_transfer.replicas import copy_from_first_rank, rebuild_reducer, unused_o
 from hf_transfer.resuming_trainer import ResumingTrainer
 from hf_transfer.saving import PLAN_FILE
 from hf_transfer.schedules import make_scheduler
+from hf_transfer.solved_phase import solve_first_phase
 from hf_transfer.training_args import (
     TransferArguments,
     agreed_plan,
@@ -184,8 +185,11 @@ class TransferTrainer(ResumingTrainer, FiniteLossTrainer, ExactLossTrainer, Exac
             # As DDP does, but before frozen tensors are hashed.
             copy_from_first_rank(dict(named_parameters(self.model)) | dict(self.model.named_buffers()))
         resolved = resolve_plan(self.plan, self.model, args, steps_per_epoch)
+        step = 0
         if self._resumption is not None:
-            resolved = self._resumption.place(resolved)
+            resolved, step = self._resumption.place(resolved), self._resumption.step
+        resolved, solved = solve_first_phase(self, resolved, step)
+        self.solved_phase = solved if self._resumption is None else solved or self._resumption.state.solved_phase
         unused = self._settle_unused_parameters()
         self._phase_callback = PhaseCallback(PhaseClock(resolved), self.model, self._begin_phase, unused)
         inside = self.state_inside(resolved)

@@ -34,7 +34,15 @@ def training_facts(trainer: Any) -> dict[str, Any]:
         "epochs": round(trainer.state.epoch or 0.0, 4),
         "best_checkpoint_step": best,
         "final_loss": logs[-1] if logs else None,
-    }
+        "parameters": sum(plan.parameter_counts.values() if plan else (p.numel() for p in trainer.model.parameters())),
+    } | _computed_once(trainer)
+
+
+def _computed_once(trainer: Any) -> dict[str, Any]:
+    """How the head was solved, and which phases read their frozen part from the feature cache, where that was so."""
+    solved = getattr(trainer, "solved_phase", None)
+    decisions = [decision.to_dict() for decision in getattr(trainer, "cache_decisions", ())]
+    return ({"solved_phase": solved} if solved else {}) | ({"cache_decisions": decisions} if decisions else {})
 
 
 def _facts_of_solved_head(trainer: Any) -> dict[str, Any]:
@@ -47,6 +55,7 @@ def _facts_of_solved_head(trainer: Any) -> dict[str, Any]:
         "steps": 0,
         "epochs": 1.0,
         "final_loss": facts["train_loss"],
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
     }
 
 

@@ -23,7 +23,7 @@ _LINES = (
     "evaluation figure_style figures report",
     "rebuilding heads image_size channels bare_names lineage models truncation linear_heads head_solving",
     "run_record card_metadata card_tables card hub",
-    "training_args training_facts phases schedules micro_batches replicas phase_callback early_stopping",
+    "training_args training_facts phases solved_phase schedules micro_batches replicas phase_callback early_stopping",
     "interrupts data_identity run_state resuming progress exact_evaluation exact_loss finite_loss",
     "checkpoint_trainer caching_trainer resuming_trainer publishing_trainer trainer probe_trainer diagnosis outputs",
     "doctor demo cli __main__",

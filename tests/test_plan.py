@@ -54,6 +54,7 @@ def test_the_defaults_of_a_phase() -> None:
         "lr_scheduler_type": None,
         "norm": "eval",
         "reset_optimizer": False,
+        "head_solver": None,
     }
 
 
@@ -414,3 +415,19 @@ def test_align_sets_numbers_to_the_right() -> None:
         "--  --  -  -----  -",
         "10  bb  c  1,000",
     ]
+
+
+def test_a_solved_phase_must_be_the_head_and_the_first() -> None:
+    """head_solver survives JSON, and is refused where nothing could be solved, alone, or later than first."""
+    solved = Phase("probe", "head", head_solver="ridge")
+    plan = TransferPlan((solved, TUNE))
+    assert TransferPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    with pytest.raises(PlanError, match="one of logistic, svm, ridge, sgd or nothing, found 'lasso'"):
+        Phase("probe", "head", head_solver="lasso")  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="solves the head alone, but the phase trains 'last:1'"):
+        Phase("probe", "last:1", head_solver="ridge")
+    for phases in ((solved,), (TUNE, solved)):
+        with pytest.raises(PlanError, match="first of several phases.*LinearProbeTrainer"):
+            TransferPlan(phases)
+    with pytest.raises(PlanError, match='schedule="run" cannot count it'):
+        TransferPlan((solved, Phase("all", "all")), schedule="run")

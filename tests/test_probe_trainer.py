@@ -21,8 +21,11 @@ from transformers import (
 )
 
 import hf_transfer as ht
+from hf_transfer.card import render_card
 from hf_transfer.data import eval_transform
 from hf_transfer.errors import ArgumentError, DataError, ModelError, PlanError
+from hf_transfer.models import base_model_of
+from hf_transfer.training_facts import bare_record
 from tests import tiny
 from tests.labelled_images import counting, labelled_images, processor
 from tests.training import RandomImages, arguments
@@ -150,6 +153,10 @@ def test_a_named_layer_gives_a_truncated_model(tmp_path: Path) -> None:
     loaded: Any = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert loaded.config.num_hidden_layers == 2
     assert trainer.solution is not None and trainer.solution.layer.layer == "vit.layers.1"
+    saved = sum(parameter.numel() for parameter in loaded.parameters())
+    record = bare_record(trainer).to_dict() | {"base_model": base_model_of(tiny.vit()).to_dict()}
+    assert record["training"]["parameters"] == saved < record["base_model"]["parameters"]
+    assert f"{saved:,} parameters, architecture" in render_card(record)
     np.testing.assert_allclose(_logits(loaded, data.pixels), trainer.predict(data).predictions, rtol=1e-3, atol=1e-3)
 
 

@@ -123,6 +123,13 @@ def test_lp_ft() -> None:
     assert [group_learning_rates(groups, phase, 0.0)[-1] for phase in (probe, tune)] == pytest.approx([2e-3, 2e-4])
 
 
+def test_lp_ft_solves_its_probe_unless_epochs_are_given() -> None:
+    """By default the head is solved; probe_epochs asks for steps."""
+    assert recipes.lp_ft().phases[0].head_solver == "logistic"
+    assert recipes.lp_ft(probe_solver="svm").phases[0].head_solver == "svm"
+    assert recipes.lp_ft(probe_epochs=2).phases[0].head_solver is None
+
+
 def test_gradual_unfreeze() -> None:
     """The head, then one block more in each phase, then all; each block at 1/2.6 of the rate of the one behind it."""
     plan = recipes.gradual_unfreeze(steps=2, epochs_per_phase=2, epochs=5, learning_rate=1e-3)

@@ -14,7 +14,7 @@ from pathlib import Path
 SETTINGS = {
     "image_size": "96",
     "recipe": "lp_ft",
-    "recipe_options": '{"probe_epochs": 2, "probe_lr_ratio": 20, "train": "blocks:11", "layer_decay": 0.95}',
+    "recipe_options": '{"train": "blocks:11", "layer_decay": 0.95}',
     "learning_rate": "5e-4",
     "num_train_epochs": "5",
     "per_device_train_batch_size": "16",

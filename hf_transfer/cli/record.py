@@ -41,6 +41,10 @@ def make_record(
         evaluation_seconds: Of all evaluations after it.
         calibration: Before and after a temperature.
     """
+    views = max((d.views for d in trainer.cache_decisions if d.used), default=1)
+    augmentation = (
+        f"{augmentation}; {views} stored views of each image where the cache was used" if views > 1 else augmentation
+    )
     images = (trainer.state.epoch or 0.0) * sum(data.counts["train"].values())
     return RunRecord(
         command=sanitise_command(list(command)),

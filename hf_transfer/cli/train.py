@@ -238,6 +238,9 @@ def _lengths(plan: TransferPlan, args: TransferArguments) -> str:
         return "The head is solved on features that are computed once: no epochs and no learning rate."
     words = []
     for phase in plan.phases:
+        if phase.head_solver is not None:
+            words.append(f"{phase.name}: solved, no epochs")
+            continue
         epochs = args.num_train_epochs if phase.epochs is None else phase.epochs
         steps = phase.max_steps or (args.max_steps if args.max_steps > 0 else None)
         words.append(f"{phase.name}: {steps} steps" if steps else f"{phase.name}: {epochs:g} epochs")

@@ -64,7 +64,7 @@ def known_inputs(dataset: Any, collator: Callable[[Any], Any], folder: CacheFold
         return Inputs(known, tuple(noted["shape"]), noted["dtype"], noted["random"])
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or not len(dataset):
         raise DataError("the data set has no length, or no images")
-    known_fixed = isinstance(dataset, datasets.Dataset) and isinstance(transform_of(dataset), EvalTransform)
+    known_fixed = _is_fixed(dataset)
     with own_random_numbers(0):
         rows = Inputs.rows(dataset, min(2 if known_fixed else _TRIED, len(dataset)))
     images = pixel_values(rows)
@@ -76,6 +76,23 @@ def known_inputs(dataset: Any, collator: Callable[[Any], Any], folder: CacheFold
     if key is not None:
         folder.note(key, {"shape": list(found.shape), "dtype": found.dtype, "random": found.random})
     return found
+
+
+def changes_at_random(dataset: Any) -> bool:
+    """Whether a map-style data set gives other images each time; a few are read to see.
+
+    Raises:
+        DataError: Rows have no images, or such of different sizes.
+    """
+    if _is_fixed(dataset) or not len(dataset):
+        return False
+    with own_random_numbers(0):
+        images = pixel_values(Inputs.rows(dataset, min(_TRIED, len(dataset))))
+    return _is_random(dataset, images)
+
+
+def _is_fixed(dataset: Any) -> bool:
+    return isinstance(dataset, datasets.Dataset) and isinstance(transform_of(dataset), EvalTransform)
 
 
 def _is_random(dataset: Any, images: torch.Tensor) -> bool:

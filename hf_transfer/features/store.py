@@ -27,11 +27,11 @@ SCHEMA = 1
 ENTRY_FILE = "entry.json"
 ROWS_FILE = "rows.bin"
 CHUNKS = "chunks"
-# Small enough to lose little when killed, large enough for few files; whole batches, so that the numbers of a row do
-# not depend on where a run was killed.
+# Small enough to lose little when killed and to be shared evenly by ranks, large enough for few files; whole batches,
+# so that the numbers of a row do not depend on where a run was killed.
 CHUNK_BYTES = 32 * 2**20
 BATCH_ROWS = 32
-MAX_CHUNK_ROWS = 1024
+MAX_CHUNK_ROWS = 256
 
 
 @dataclass(frozen=True)

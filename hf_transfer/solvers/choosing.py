@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hf_transfer.solvers.convex import Fit, HeadLoss, falling, minimise
+from hf_transfer.solvers.convex import Fits, HeadLoss, falling, minimise
 from hf_transfer.solvers.head import PathPoint, SolvedHead, accuracy_of, cross_entropy, fitted_temperature
 from hf_transfer.solvers.problem import NEVER_HELD_OUT, FloatArray, IntArray, Problem, stratified_folds
 from hf_transfer.solvers.rotation import Rotation, rotate
 
-# Images x axes x classes that one fit of the choice may have: about a second for each fold and regularisation.
+# Images x axes x classes that one fit of the choice may have: seconds for each regularisation.
 CHOICE_SIZE = 2e9
 # A held-out loss needs few digits, the last fit many.
 _CHOICE_TOLERANCE = 1e-3
@@ -31,6 +31,7 @@ class Choice:
         scores: `(images, classes)`: held-out scores at the chosen value, where `rows` is true.
         rows: `(images,)`.
         images: Number of images that the choice was made with.
+        fits: At the chosen value, one head for each fold.
     """
 
     value: float
@@ -39,6 +40,7 @@ class Choice:
     scores: FloatArray
     rows: npt.NDArray[np.bool_]
     images: int
+    fits: Fits
 
 
 def solve_convex(
@@ -59,19 +61,16 @@ def solve_convex(
     # float32 holds what features are stored in; only the last fit's sums need more, see `minimise`.
     rotation = rotate(problem.features, bias=bias, dtype=np.float32)
     choice = _choose(loss, rotation, problem, weights, values, bias, seed, folds)
-    fit: Fit | None = None
-    for value in [v for v in values if v > choice.value][-2:] + [choice.value]:
-        precise = tolerance if value == choice.value else _CHOICE_TOLERANCE
-        fit = minimise(
-            loss, rotation, None, problem.labels, weights, problem.classes, value,
-            start=fit, bias=bias, tolerance=precise,
-        )  # fmt: skip
-    assert fit is not None
+    # The folds' heads share most of their images with the last one: no start along the path is closer than their mean.
+    fit = minimise(
+        loss, rotation, None, problem.labels, weights[:, None], problem.classes, choice.value,
+        start=choice.fits.mean(), bias=bias, tolerance=tolerance,
+    )  # fmt: skip
     held_out = np.flatnonzero(choice.rows)
     temperature = 1.0
     if calibrate:
         temperature = fitted_temperature(choice.scores[held_out], problem.labels[held_out], weights[held_out])
-    head = rotation.head(fit.weight, fit.bias).divided_by(temperature)
+    head = rotation.head(fit.weight[:, 0], fit.bias[0]).divided_by(temperature)
     scores = head.scores(problem.features)
     accuracy = choice.best.accuracy
     details = {"objective": fit.objective, "converged": fit.converged, "rank": len(rotation.eigenvalues)}
@@ -109,28 +108,27 @@ def _choose(
     sample = _sample(assigned, problem, rotation, seed)
     rows = sample[assigned[sample] != NEVER_HELD_OUT]
     present = np.unique(assigned[rows])
-    fits: dict[int, Fit | None] = dict.fromkeys(map(int, present))
+    without = weights[:, None] * (assigned[:, None] != present)
+    held_out = [sample[assigned[sample] == fold] for fold in present]
+    fits: Fits | None = None
     points: list[PathPoint] = []
-    best_scores = np.zeros((problem.images, problem.classes), np.float32)
     for value in values:
-        scores = np.zeros_like(best_scores)
-        for fold in fits:
-            training, out = sample[assigned[sample] != fold], sample[assigned[sample] == fold]
-            fit = minimise(
-                loss, rotation, training, problem.labels, weights, problem.classes, value,
-                start=fits[fold], bias=bias, tolerance=_CHOICE_TOLERANCE,
-            )  # fmt: skip
-            fits[fold] = fit
-            scores[out] = fit.scores(rotation.coordinates[out])
+        fits = minimise(
+            loss, rotation, None if len(sample) == problem.images else sample, problem.labels, without,
+            problem.classes, value, start=fits, bias=bias, tolerance=_CHOICE_TOLERANCE,
+        )  # fmt: skip
+        scores = np.zeros((problem.images, problem.classes), np.float32)
+        for head, out in enumerate(held_out):
+            scores[out] = fits.scores(rotation.coordinates[out], head)
         points.append(_point(loss, value, scores[rows], problem.labels[rows], weights[rows]))
         if points[-1] == _best(points, loss.choose_by_loss):
-            best_scores = scores
+            best_scores, best_fits = scores, fits
         if _past_the_best(points):
             break
     best = _best(points, loss.choose_by_loss)
     # What is held constant is the strength of the penalty against the sum over images, not their mean.
     value = best.value * len(sample) / problem.images
-    return Choice(value, tuple(points), best, best_scores, _mask(rows, problem.images), len(sample))
+    return Choice(value, tuple(points), best, best_scores, _mask(rows, problem.images), len(sample), best_fits)
 
 
 def _point(loss: HeadLoss, value: float, scores: FloatArray, labels: IntArray, weights: FloatArray) -> PathPoint:

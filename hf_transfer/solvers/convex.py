@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import scipy.optimize
-from scipy.special import logsumexp, softmax
 
 from hf_transfer.errors import DataError
 from hf_transfer.solvers.problem import FloatArray, IntArray, blocks
@@ -48,10 +47,14 @@ class SoftmaxLoss(HeadLoss):
         self, scores: FloatArray, labels: IntArray, weights: FloatArray
     ) -> tuple[float, FloatArray]:
         rows = np.arange(len(labels))
-        value = float(weights @ (logsumexp(scores, axis=1) - scores[rows, labels]))
-        gradient = softmax(scores, axis=1)
-        gradient[rows, labels] -= 1
-        return value, gradient * weights[:, None]
+        # One exponential for value and gradient: next to a few classes it is what costs.
+        shifted = scores - scores.max(axis=1, keepdims=True)
+        gradient = np.exp(shifted)
+        total = gradient.sum(axis=1)
+        value = float(weights @ (np.log(total) - shifted[rows, labels]))
+        gradient *= (weights / total)[:, None]
+        gradient[rows, labels] -= weights
+        return value, gradient
 
 
 class SquaredHingeLoss(HeadLoss):
@@ -71,13 +74,13 @@ class SquaredHingeLoss(HeadLoss):
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A minimum on rotated features.
+class Fits:
+    """Minima on rotated features, of one head or of several.
 
     Attributes:
-        weight: `(rank, classes)`.
-        bias: `(classes,)`.
-        objective: Its value.
+        weight: `(rank, heads, classes)`.
+        bias: `(heads, classes)`.
+        objective: Sum of their values.
         iterations: Of L-BFGS.
         converged: Whether the tolerance was reached.
     """
@@ -88,9 +91,14 @@ class Fit:
     iterations: int
     converged: bool
 
-    def scores(self, coordinates: FloatArray) -> FloatArray:
+    def scores(self, coordinates: FloatArray, head: int = 0) -> FloatArray:
         """Scores of rotated features."""
-        return coordinates @ self.weight.astype(coordinates.dtype) + self.bias.astype(coordinates.dtype)
+        kind = coordinates.dtype
+        return coordinates @ self.weight[:, head].astype(kind) + self.bias[head].astype(kind)
+
+    def mean(self) -> Fits:
+        """The mean of the heads, as a start for a single one."""
+        return replace(self, weight=self.weight.mean(1, keepdims=True), bias=self.bias.mean(0, keepdims=True))
 
 
 def minimise(
@@ -102,22 +110,25 @@ def minimise(
     classes: int,
     regularisation: float,
     *,
-    start: Fit | None = None,
+    start: Fits | None = None,
     bias: bool = True,
     tolerance: float = 1e-7,
-) -> Fit:
+) -> Fits:
     """Minimise `sum(weights * loss) / sum(weights) + regularisation / 2 * |weight|**2`; the bias is not penalised.
+
+    Several heads, one for each column of the weights, are fitted at once: their objectives are added, which does not
+    change where each has its minimum, and the images are read once for all of them.
 
     Args:
         loss: The loss.
         rotation: Of the features.
         rows: Which images to fit to; None takes all.
         labels: `(images,)`, of all images.
-        weights: `(images,)`, of all images.
+        weights: `(images, heads)`, of all images; 0 for those that a head is not fitted to.
         classes: Number of classes.
         regularisation: Positive.
         start: Where to start from.
-        bias: Whether the head has one.
+        bias: Whether the heads have one.
         tolerance: Largest entry of the gradient in preconditioned coordinates at which the minimum is taken as
             reached, and relative change of the objective at which no more is to be gained.
 
@@ -126,29 +137,31 @@ def minimise(
     """
     coordinates = rotation.coordinates if rows is None else rotation.coordinates[rows]
     labels, weights = (labels, weights) if rows is None else (labels[rows], weights[rows])
-    weights = (weights / weights.sum()).astype(coordinates.dtype)
-    rank = coordinates.shape[1]
+    weights = (weights / weights.sum(axis=0)).astype(coordinates.dtype)
+    rank, heads = coordinates.shape[1], weights.shape[1]
     # L-BFGS starts from a multiple of the identity: close to the true curvature in these units.
     curvature = loss.curvature * rotation.eigenvalues / len(rotation.coordinates) + regularisation
     unit = np.append(1 / np.sqrt(curvature), 1 / np.sqrt(loss.curvature))[:, None]
 
     def objective(flat: FloatArray) -> tuple[float, FloatArray]:
-        parameters = flat.reshape(rank + 1, classes) * unit
+        parameters = flat.reshape(rank + 1, heads * classes) * unit
         value, gradient = 0.0, np.zeros_like(parameters)
-        weight, offset = parameters[:rank], parameters[rank] if bias else np.zeros(classes)
+        weight, offset = parameters[:rank], parameters[rank] if bias else np.zeros(heads * classes)
         cast_weight, cast_offset = weight.astype(coordinates.dtype), offset.astype(coordinates.dtype)
         for part in blocks(len(labels)):
             here = coordinates[part]
-            one, slope = loss.value_and_gradient(here @ cast_weight + cast_offset, labels[part], weights[part])
+            scores = (here @ cast_weight + cast_offset).reshape(-1, classes)
+            one, slope = loss.value_and_gradient(scores, np.repeat(labels[part], heads), weights[part].ravel())
+            slope = slope.reshape(len(here), -1)
             value += one
             gradient[:rank] += here.T @ slope
             gradient[rank] += slope.sum(axis=0) if bias else 0
         gradient[:rank] += regularisation * weight
         return value + regularisation / 2 * float((weight**2).sum()), (gradient * unit).ravel()
 
-    initial = np.zeros((rank + 1, classes))
+    initial = np.zeros((rank + 1, heads * classes))
     if start is not None:
-        initial = np.vstack([start.weight, start.bias]) / unit
+        initial = np.vstack([start.weight.reshape(rank, heads * classes), start.bias.reshape(1, -1)]) / unit
     found: Any = scipy.optimize.minimize(
         objective,
         initial.ravel(),
@@ -160,9 +173,9 @@ def minimise(
         raise DataError(f"The {loss.name} became {found.fun}: the features are too large or not finite.")
     if found.nit >= MAX_ITERATIONS:
         logger.warning("The %s did not reach its minimum in %d iterations.", loss.name, found.nit)
-    parameters = found.x.reshape(rank + 1, classes) * unit
-    offset = parameters[rank] if bias else np.zeros(classes)
-    return Fit(parameters[:rank], offset, float(found.fun), int(found.nit), bool(found.nit < MAX_ITERATIONS))
+    parameters = (found.x.reshape(rank + 1, heads * classes) * unit).reshape(rank + 1, heads, classes)
+    offset = parameters[rank] if bias else np.zeros((heads, classes))
+    return Fits(parameters[:rank], offset, float(found.fun), int(found.nit), bool(found.nit < MAX_ITERATIONS))
 
 
 def falling(values: Sequence[float]) -> tuple[float, ...]:

@@ -67,6 +67,10 @@ def dinov2(folder: Path) -> Found:
     return found | {"mask": found["weights"]["dinov2.embeddings.mask_token"]}
 
 
+def solved(folder: Path) -> Found:
+    return runs.solved(folder)
+
+
 def fsdp2(folder: Path) -> Found:
     """FSDP2 through transformers' own sharding, the only way to it on a CPU."""
     return _sharded(folder, mixed_precision=False)
@@ -212,6 +216,7 @@ SCENARIOS: dict[str, Callable[[Path], Found]] = {
         vit_checkpointed,
         vit_default,
         dinov2,
+        solved,
         fsdp2,
         fsdp2_mixed,
         stock_trainer,

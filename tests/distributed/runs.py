@@ -6,6 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from transformers import TrainerCallback
 
 import hf_transfer as ht
 from hf_transfer.data import train_transform
+from hf_transfer.features import store
 from tests import labelled_images, tiny
 from tests.training import RandomImages, arguments
 
@@ -127,3 +129,26 @@ def gradual(model_name: str, optim: str, folder: Path, **changes: Any) -> dict[s
     found = {"weights": model.state_dict(), "digests": ends.digests, "losses": losses, "held": sorted(held)}
     found |= {"averaged": ends.averaged}
     return found | {"find unused": handler is not None and handler.find_unused_parameters}
+
+
+def solved(folder: Path) -> dict[str, Any]:
+    """Heads solved on images that processes share in chunks of one batch: of a phase that is trained on, and alone."""
+    found: dict[str, Any] = {}
+    data = RandomImages(80)
+    with mock.patch.object(store, "CHUNK_BYTES", 1):
+        model: Any = make_model("vit")
+        starts: list[torch.Tensor] = []
+        handle = model.register_forward_pre_hook(
+            lambda module, args: starts.append(module.classifier.weight.detach().clone()) if module.training else None
+        )
+        args = arguments(folder, **options(max_grad_norm=1.0, learning_rate=1e-3, optim="sgd"))
+        plan = ht.recipes.lp_ft()
+        trainer = ht.TransferTrainer(model, args, train_dataset=data, plan=plan)
+        trainer.train()
+        handle.remove()
+        found |= {"start": starts[0], "weights": model.state_dict(), "digest": digest(model)}
+        found["accuracy"] = (trainer.solved_phase or {})["accuracy"]
+        probe = ht.LinearProbeTrainer(make_model("vit"), args, train_dataset=data, eval_dataset=data, solver="svm")
+        probe.train()
+        found |= {"probe": digest(probe.model), "eval_loss": probe.evaluate()["eval_loss"]}
+    return found

@@ -76,6 +76,18 @@ def test_ranks_are_equal_and_as_one_process(name: str, launched_folder: Path, tm
         assert torch.allclose(first["weights"][key], value, rtol=0, atol=TOLERANCE[optim]), key
 
 
+def test_solved_heads_are_those_of_one_process(launched_folder: Path, tmp_path: Path) -> None:
+    """Both ranks start and end with the same bits; heads, estimate and evaluation are those of a single process."""
+    first, second = results(launched_folder, "solved")
+    assert first["digest"] == second["digest"] and first["probe"] == second["probe"]
+    alone = runs.solved(tmp_path)
+    assert torch.equal(first["start"], second["start"]) and torch.equal(first["start"], alone["start"])
+    assert first["accuracy"] == second["accuracy"] == alone["accuracy"]
+    assert first["probe"] == alone["probe"] and first["eval_loss"] == alone["eval_loss"]
+    for key, value in alone["weights"].items():
+        assert torch.allclose(first["weights"][key], value, rtol=0, atol=TOLERANCE["sgd"]), key
+
+
 def test_only_what_is_trained_is_averaged(launched_folder: Path) -> None:
     """In each phase the gradients that DDP sends are those of the trained parameters, byte for byte."""
     for name in ("vit_sgd", "resnet_sgd"):
