@@ -59,7 +59,7 @@ class LinearProbeTrainer(TransferTrainer):
     Args:
         solver: "logistic" (default: the minimum of the loss that training minimises), "svm", "ridge" or "sgd". None
             takes that of the arguments, or of the recipe "svm".
-        layer: "last" (default: the head reads what it always does), "auto" or a layer group's name; see
+        layer: "last" (default: the head reads what it always does), "auto", "all" or a layer group's name; see
             `hf_transfer.head_solving.solve_head`. None takes that of the arguments.
         class_weights: None, "balanced", or a mapping from class index to weight. None takes that of the arguments.
 

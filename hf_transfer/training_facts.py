@@ -17,6 +17,7 @@ def training_facts(trainer: Any) -> dict[str, Any]:
     optimizer: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     logs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     best = trainer.state.best_global_step if args.load_best_model_at_end else None
+    tests = [test.to_dict() for test in getattr(trainer, "range_tests", ())]
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     return {
         "plan": plan.to_dict() if plan is not None else None,
@@ -35,7 +36,7 @@ def training_facts(trainer: Any) -> dict[str, Any]:
         "best_checkpoint_step": best,
         "final_loss": logs[-1] if logs else None,
         "parameters": sum(plan.parameter_counts.values() if plan else (p.numel() for p in trainer.model.parameters())),
-    } | _computed_once(trainer)
+    } | _computed_once(trainer) | ({"learning_rate_range": tests} if tests else {})
 
 
 def _computed_once(trainer: Any) -> dict[str, Any]:

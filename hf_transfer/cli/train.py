@@ -33,7 +33,7 @@ from hf_transfer.privacy import check_private
 from hf_transfer.probe_trainer import LinearProbeTrainer, solves
 from hf_transfer.run_record import RunRecord, collect_hardware, collect_versions
 from hf_transfer.trainer import TransferTrainer
-from hf_transfer.training_args import TransferArguments, check_processes, plan_from_arguments
+from hf_transfer.training_args import AUTO, TransferArguments, check_processes, plan_from_arguments
 
 DESCRIPTION = "Fine-tune an image classifier by a recipe or plan. The recipes are: " + ", ".join(recipes.names()) + "."
 DEFAULTS: Mapping[str, Any] = {
@@ -141,7 +141,8 @@ def train(job: Job) -> None:
     assert plan is not None
     check_processes(plan, args)
     # A solved head has no learning rate to show.
-    table = "" if solves(args) else plan.describe(loaded.model, args.learning_rate)
+    rate = None if args.learning_rate == AUTO else args.learning_rate
+    table = "" if solves(args) else plan.describe(loaded.model, rate)
     check_private(data.to_dict())
     _check_card(job, data, loaded)
     if args.process_index == 0:
@@ -168,6 +169,8 @@ def _train_and_write(
     trainer.interrupts.advice = _how_to_resume(job)
     result = trainer.train(resume_from_checkpoint=job.args.resume_from_checkpoint)
     trained = time.perf_counter()
+    for test in trainer.range_tests:
+        terminal.text(f"Learning rate of {test.phase}: {test.learning_rate:.3g}, {test.reason}.")
     trainer.save_model(_internal_call=True)  # not yet to the Hub: results and card are not there
     results = _evaluate(trainer, data)
     evaluated = time.perf_counter()
@@ -244,14 +247,15 @@ def _lengths(plan: TransferPlan, args: TransferArguments) -> str:
         epochs = args.num_train_epochs if phase.epochs is None else phase.epochs
         steps = phase.max_steps or (args.max_steps if args.max_steps > 0 else None)
         words.append(f"{phase.name}: {steps} steps" if steps else f"{phase.name}: {epochs:g} epochs")
-    return "Length: " + ", then ".join(words)
+    measured = "\nLearning rate: measured by a range test when a phase begins; the table shows multiples of it."
+    return "Length: " + ", then ".join(words) + (measured if args.learning_rate == AUTO else "")
 
 
 def _check_values(job: Job) -> None:
     """Refuse numbers that Trainer would only stumble over later, and what is not there yet."""
     args = job.args
     positive = {
-        "learning_rate": args.learning_rate,
+        "learning_rate": 1.0 if args.learning_rate == AUTO else args.learning_rate,
         "num_train_epochs": args.num_train_epochs,
         "per_device_train_batch_size": args.per_device_train_batch_size,
         "per_device_eval_batch_size": args.per_device_eval_batch_size,

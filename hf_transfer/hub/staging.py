@@ -41,6 +41,7 @@ ALLOWED = (
     "figures/confusion_matrix.png",
     "figures/layer_plan.png",
     "figures/learning_curves.png",
+    "figures/learning_rate_range.png",
 )
 """Patterns of the files that are published; pickles, optimizer states, caches and whatever else lies in the folder are
 not."""

@@ -58,3 +58,23 @@ def test_flags_that_contradict_a_solved_head(images: Path, tmp_path: Path, capsy
     assert "--solver none" in capsys.readouterr().err
     assert _train(images, vit, tmp_path / "b", "--recipe", "fine_tune", "--solver", "svm") == 1
     assert "--solver are for a head that is solved" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_learning_rates_that_are_measured(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--learning_rate auto: table in multiples, rates in plan, record, card and figure, as they were used."""
+    flags = ("--recipe", "lp_ft", "--learning_rate", "auto", "--num_train_epochs", "1", "--augmentation", "none")
+    flags = (*flags, "--recipe_options", '{"probe_epochs": 1}')
+    assert _train(images, save_vit(tmp_path / "vit"), tmp_path / "run", *flags) == 0
+    out = capsys.readouterr().out
+    assert "measured by a range test" in out and "20x" in out and "Learning rate of fine-tune: " in out
+    plan = json.loads((tmp_path / "run" / "transfer_plan.json").read_text())
+    tests = json.loads((tmp_path / "run" / "run.json").read_text())["training"]["learning_rate_range"]
+    head = plan["groups"][-1]["phases"]
+    assert [phase["learning_rate_from"] for phase in plan["phases"]] == ["range test"] * 2
+    for phase, test, ratio in zip(head, tests, (20, 2), strict=True):
+        assert phase["learning_rate"] == pytest.approx(ratio * test["learning_rate"])
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "chosen by a range test" in card and "figures/learning_rate_range.png" in card
+    assert (tmp_path / "run" / "figures" / "learning_rate_range.png").is_file()
+    assert "Learning rate range" in (tmp_path / "run" / "report.html").read_text()
