@@ -164,7 +164,10 @@ def phase_table(phases: Sequence[Mapping[str, Any]]) -> str:
         "Trained parameters": [f"{phase['trained_parameters']:,}" for phase in phases],
     }
     shown = {name: cells for name, cells in columns.items() if any(cells)}
-    texts = sum(name in ("Phase", "Trains", "Solved by", "Learning rate by range test", "Schedule", "Batch norm") for name in shown)
+    texts = sum(
+        name in ("Phase", "Trains", "Solved by", "Learning rate by range test", "Schedule", "Batch norm")
+        for name in shown
+    )
     return table(list(shown), zip(*shown.values(), strict=True), text_columns=texts)
 
 
@@ -227,6 +230,13 @@ def cache_text(training: Mapping[str, Any]) -> str:
     if any(decision["views"] > 1 for decision in used):
         parts.append("Augmentation there: each epoch saw one of the stored views, in turn, and no others.")
     return " ".join(parts)
+
+
+def layer_words(layers: Sequence[str]) -> str:
+    """Which layers a probe file reads."""
+    if len(layers) == 1:
+        return f"the layer {code(layers[0])}"
+    return f"{len(layers)} layers side by side, {code(layers[0])} to {code(layers[-1])}"
 
 
 def count_table(data: Mapping[str, Any]) -> str:

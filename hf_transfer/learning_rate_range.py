@@ -136,7 +136,8 @@ def read_off(rates: Sequence[float], losses: Sequence[float]) -> Reading:
     lowest = int(mean.argmin())
     above = mean - mean[lowest] - _ROUNDING * abs(mean[lowest])
     changes = above > 3 * np.hypot(error, error[lowest])
-    rises = broke or bool(changes[lowest:].any())
+    # Where the range ends with the first losses of a divergence, their mean is not yet a clear change.
+    rises = broke or has_diverged(list(values)) or bool(changes[lowest:].any())
     if not (changes[0] or rises):
         return Reading(None, "the losses of the range test do not change by more than chance")
     # The lowest of many noisy values looks calmer than it is.

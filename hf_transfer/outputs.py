@@ -35,6 +35,8 @@ _RUN_PATTERNS = (
     "predictions*.parquet",
     "*_results.json",
     "preprocessor_config.json",
+    "probe.json",
+    "probe.safetensors",
     "figures",
     "checkpoint-*",
 )

@@ -18,7 +18,7 @@ from hf_transfer.learning_rate_range import RangeTest, geometric_rates, has_dive
 from hf_transfer.phase_callback import PhaseCallback
 from hf_transfer.resuming_trainer import ResumingTrainer
 from hf_transfer.schedules import take_new_rates
-from hf_transfer.training_args import AUTO
+from hf_transfer.training_args import measures_rate
 from hf_transfer.trial_steps import cannot_try, trial_batches, trial_step, undone
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,7 @@ class RangeTestTrainer(ResumingTrainer):
         Raises:
             ArgumentError: There is no plan, whose phases could be measured.
         """
-        rate: Any = args.learning_rate
-        self._measures_rates = rate == AUTO
+        self._measures_rates = measures_rate(args)
         if not self._measures_rates:
             return args
         if self.plan is None:
@@ -125,13 +124,12 @@ class RangeTestCallback(TrainerCallback):
         """Take over the rates of phases that had begun before a checkpoint and go on where they were."""
         if not (folder / RANGE_FILE).is_file():
             return
-        clock = self.phases.clock
         for entry in json.loads((folder / RANGE_FILE).read_text(encoding="utf-8"))["tests"]:
             index, test = entry["index"], RangeTest.from_dict(entry["test"])
-            steps = clock.resolved.phases[index] if index < len(clock.resolved.phases) else None
+            phases = self.phases.clock.resolved.phases
+            steps = phases[index] if index < len(phases) else None
             if steps is not None and steps.phase.to_dict() == entry["plan"] and steps.start == test.start:
-                self.tests[index] = test
-                clock.resolved = clock.resolved.with_learning_rate(index, test.learning_rate)
+                self._keep(index, test)
 
     def _follow(self, state: TrainerState, given: dict[str, Any]) -> None:
         index = self.phases.clock.current
@@ -140,7 +138,7 @@ class RangeTestCallback(TrainerCallback):
         if state.global_step >= self.phases.phase.end:  # a finished run that is resumed trains nothing
             return
         test = from_first(self._test(given["train_dataloader"]))
-        self.tests[index] = test
+        self._keep(index, test)
         logger.log(
             logging.INFO if test.chosen else logging.WARNING,
             "Phase %r: learning rate %.3g, %s.",
@@ -148,9 +146,13 @@ class RangeTestCallback(TrainerCallback):
             test.learning_rate,
             test.reason,
         )
+        take_new_rates(given["lr_scheduler"], given["optimizer"], self.phases.clock)
+
+    def _keep(self, index: int, test: RangeTest) -> None:
+        self.tests[index] = test
         clock = self.phases.clock
-        clock.resolved = clock.resolved.with_learning_rate(index, test.learning_rate)
-        take_new_rates(given["lr_scheduler"], given["optimizer"], clock)
+        if test.chosen:
+            clock.resolved = clock.resolved.with_learning_rate(index, test.learning_rate)
 
     def _test(self, dataloader: Any) -> RangeTest:
         steps = self.phases.phase
@@ -176,13 +178,13 @@ class RangeTestCallback(TrainerCallback):
     def _sweep(self, dataloader: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Rates, and the losses of the steps at them, until they diverge."""
         trainer, args = self.trainer, self.trainer.args
-        optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+        optimizer: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
         ratios = self._ratios()
         rates = geometric_rates(max(ratios.values()))
         each = args.gradient_accumulation_steps
         seed = args.seed if args.data_seed is None else args.data_seed
         batches = trial_batches(
-            dataloader, args.train_batch_size, len(rates) * each, seed, args.dataloader_num_workers
+            dataloader, trainer._train_batch_size, len(rates) * each, seed, args.dataloader_num_workers
         )
         losses: list[float] = []
         trainer.is_trying = True

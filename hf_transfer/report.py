@@ -208,11 +208,7 @@ def _facts(run: Mapping[str, Any]) -> dict[str, Facts]:
         "Preprocessing": _known({_words(name): value for name, value in _part(run, "preprocessing").items()}),
         "Training": _known(
             {"Recipe": training.get("recipe") or plan.get("recipe"), "Optimizer": optimizer.get("class")}
-            | {
-                _words(name): training[name]
-                for name in training
-                if name not in _SHOWN_ELSEWHERE
-            }
+            | {_words(name): training[name] for name in training if name not in _SHOWN_ELSEWHERE}
             | {"From the feature cache": _cached(training)}
             | {_words(name): value for name, value in _part(training, "solved_head").items() if name in _SOLVED}
         ),

@@ -33,7 +33,6 @@ from hf_transfer.publishing_trainer import PublishingTrainer
 from hf_transfer.range_test_trainer import RangeTestTrainer
 from hf_transfer.registry import wrap
 from hf_transfer.replicas import copy_from_first_rank, rebuild_reducer, unused_of_samples
-from hf_transfer.resuming_trainer import ResumingTrainer
 from hf_transfer.saving import PLAN_FILE
 from hf_transfer.schedules import make_scheduler
 from hf_transfer.solved_phase import solve_first_phase

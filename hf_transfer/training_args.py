@@ -112,7 +112,17 @@ class TransferArguments(TrainingArguments):
     )
     layer: str | None = field(
         default=None,
-        metadata={"help": "What a solved head reads: last (the default), auto, or the name of a layer group."},
+        metadata={
+            "help": "What a solved head reads: last (the default), auto, or the name of a layer group; all "
+            "needs --allow_probe_file."
+        },
+    )
+    allow_probe_file: bool = field(
+        default=False,
+        metadata={
+            "help": "Where no ordinary checkpoint can hold a solved head, keep it in a probe file that hf_transfer "
+            "alone can load (hf_transfer.load_probe)."
+        },
     )
     class_weights: str | None = field(
         default=None,
@@ -151,6 +161,12 @@ class TransferArguments(TrainingArguments):
             raise ArgumentError(
                 "A plan file already says what is trained: give either --plan, or --recipe with its options."
             )
+
+
+def measures_rate(args: TrainingArguments) -> bool:
+    """Whether the learning rate is to be measured: `learning_rate` is "auto"."""
+    rate: Any = args.learning_rate
+    return bool(rate == AUTO)
 
 
 def _rate_or_auto(given: Any) -> Any:

@@ -52,7 +52,7 @@ def undone(trainer: Any, seed: int) -> Iterator[None]:
             group.update(values)
         optimizer.state.clear()
         optimizer.state.update(moments)
-        if scaling is not None:
+        if scaler is not None and scaling is not None:
             scaler.load_state_dict(scaling)
         model.zero_grad(set_to_none=True)
         vars(trainer).update(own)

@@ -59,6 +59,17 @@ def test_a_loss_that_only_rises(seed: int) -> None:
     assert found.learning_rate is not None and 3e-5 < found.learning_rate < 2e-3
 
 
+def test_a_range_that_ends_as_soon_as_it_diverges() -> None:
+    """A head that fits already (losses as measured): the few losses of the divergence are enough to tell."""
+    fits = [0.02, 0.17, 0.1, 0.12, 0.13, 0.04, 0.23, 0.22, 0.09, 0.19, 0.03, 0.06, 0.04, 0.1, 0.11, 0.09, 0.11, 0.03]
+    fits += [0.07, 0.32, 0.09, 0.33, 0.14, 0.04, 0.13, 0.03, 0.24, 0.05, 0.04, 0.04, 0.07, 0.03, 0.09, 0.08, 0.07]
+    losses = [*fits, 0.38, 0.15, 0.36, 0.25, 0.07, 1.02, 0.55, 1.95]
+    rates = geometric_rates(2.0)[: len(losses)]
+    found = read_off(rates, losses)
+    assert has_diverged(losses) and not has_diverged(losses[:-1])
+    assert found.learning_rate is not None and 1e-5 < found.learning_rate < rates[-1] / 3
+
+
 @pytest.mark.parametrize("losses", [[1.0] * 100, list(1 + 0.1 * np.random.default_rng(3).standard_normal(100))])
 def test_a_flat_loss(losses: list[float]) -> None:
     """Losses that do not change, or by noise alone, choose nothing."""
