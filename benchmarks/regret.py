@@ -75,10 +75,10 @@ def key_of(row: Row) -> tuple[str, int, int]:
 def diagnosed(data_set: str, size: int, seed: int, animals: Path | None) -> Row:
     """Diagnose a task; the choice under each preference, with probe files and without."""
     import torch
+    from hf_transfer.diagnosis.running import diagnose
 
     from hf_transfer.data import eval_transform
     from hf_transfer.diagnosis.decide import decide
-    from hf_transfer.diagnosis.running import diagnose
 
     torch.set_num_threads(1)
     task = make_task(data_set, size, seed, animals)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hf_transfer.layers import LayerGroup
     from hf_transfer.optimizer_groups import param_groups
     from hf_transfer.plan import Phase, TransferPlan
+    from hf_transfer.probe_file import load_probe
     from hf_transfer.probe_trainer import LinearProbeTrainer
     from hf_transfer.registry import ModelWrapper, list_wrappers, register_wrapper, select, wrap
     from hf_transfer.trainer import TransferTrainer
@@ -37,6 +38,7 @@ __all__ = [
     "extract_features",
     "frozen",
     "list_wrappers",
+    "load_probe",
     "param_groups",
     "publish",
     "recipes",
@@ -59,6 +61,7 @@ _HOME = {
     "extract_features": "features",
     "frozen": "freezing",
     "list_wrappers": "registry",
+    "load_probe": "probe_file",
     "param_groups": "optimizer_groups",
     "publish": "hub.publishing",
     "register_wrapper": "registry",

@@ -38,7 +38,7 @@ _USER_BLOCK = f"{_USER_START}\n{_USER_END}"
 _HUB = "https://huggingface.co/"
 _NO_FIGURES: Mapping[str, str] = MappingProxyType({})
 # Figures of the training and of the diagnosis; all others belong to the evaluation.
-_TRAINING_FIGURES = ("layer_plan", "learning_curves")
+_TRAINING_FIGURES = ("layer_plan", "learning_rate_range", "learning_curves")
 _DIAGNOSIS_FIGURES = ("accuracy_by_depth",)
 _OTHER_FIGURES = (*_TRAINING_FIGURES, *_DIAGNOSIS_FIGURES)
 

@@ -68,7 +68,8 @@ def make_metadata(
     examples: dict[str, Any] = {"widget": [dict(example) for example in widget]} if widget else {}
     measured = [name for report in record["evaluation"].values() for name in report["metrics"]]
     return ModelCardData(
-        library_name="transformers",
+        # Of a probe file transformers would run another head than the one that was evaluated.
+        library_name="hf_transfer" if _probe_file(record) else "transformers",
         pipeline_tag=TASK,
         tags=[
             TASK,
@@ -86,6 +87,10 @@ def make_metadata(
         eval_results=results or None,
         **examples,
     ).to_yaml(line_break="\n")
+
+
+def _probe_file(record: Mapping[str, Any]) -> bool:
+    return bool((record["training"].get("solved_head") or {}).get("probe_file"))
 
 
 def initial_weights(record: Mapping[str, Any]) -> str | None:

@@ -155,6 +155,7 @@ def phase_table(phases: Sequence[Mapping[str, Any]]) -> str:
         "Phase": [escape(phase["name"]) for phase in phases],
         "Trains": [_selector(phase["train"]) for phase in phases],
         "Solved by": [escape(phase.get("head_solver") or "") for phase in phases],
+        "Learning rate by range test": [_measured(phase) for phase in phases],
         "Schedule": [escape(phase["lr_scheduler_type"]) for phase in phases],
         "Batch norm": [escape(phase["norm"]) for phase in phases],
         "Steps": [_steps(phase) for phase in phases],
@@ -163,7 +164,10 @@ def phase_table(phases: Sequence[Mapping[str, Any]]) -> str:
         "Trained parameters": [f"{phase['trained_parameters']:,}" for phase in phases],
     }
     shown = {name: cells for name, cells in columns.items() if any(cells)}
-    texts = sum(name in ("Phase", "Trains", "Solved by", "Schedule", "Batch norm") for name in shown)
+    texts = sum(
+        name in ("Phase", "Trains", "Solved by", "Learning rate by range test", "Schedule", "Batch norm")
+        for name in shown
+    )
     return table(list(shown), zip(*shown.values(), strict=True), text_columns=texts)
 
 
@@ -226,6 +230,13 @@ def cache_text(training: Mapping[str, Any]) -> str:
     if any(decision["views"] > 1 for decision in used):
         parts.append("Augmentation there: each epoch saw one of the stored views, in turn, and no others.")
     return " ".join(parts)
+
+
+def layer_words(layers: Sequence[str]) -> str:
+    """Which layers a probe file reads."""
+    if len(layers) == 1:
+        return f"the layer {code(layers[0])}"
+    return f"{len(layers)} layers side by side, {code(layers[0])} to {code(layers[-1])}"
 
 
 def count_table(data: Mapping[str, Any]) -> str:
@@ -339,6 +350,22 @@ def _phase_cell(phases: Sequence[Mapping[str, Any]], tensors: int) -> str:
     trained = sum(phase["trained_tensors"] for phase in phases)
     partly = f", {trained:,} of {tensors:,} tensors" if trained < tensors else ""
     return f"{number(rate)}{f', decay {number(decay)}' if decay else ''}{partly}"
+
+
+def _measured(phase: Mapping[str, Any]) -> str:
+    """The learning rate of a phase whose rate was measured when it began; empty where it was given."""
+    return number(phase["learning_rate"]) if phase.get("learning_rate_from") == "range test" else ""
+
+
+def range_text(tests: Sequence[Mapping[str, Any]]) -> str:
+    """How the learning rates were chosen; empty where they were given."""
+    chosen = [f"{escape(test['phase'])}: {number(test['learning_rate'])} ({escape(test['reason'])})" for test in tests]
+    if not chosen:
+        return ""
+    return (
+        "The learning rate of pretrained layers was chosen by a range test before each phase, on training images, and "
+        f"the weights were put back afterwards. {'; '.join(chosen)}."
+    )
 
 
 def _selector(train: str | Sequence[str]) -> str:

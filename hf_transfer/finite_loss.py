@@ -17,6 +17,8 @@ class FiniteLossTrainer(Trainer):
     """`Trainer` that raises `NonFiniteLossError` for a loss, in training or in an evaluation amid it, that is none."""
 
     args: TrainingArguments
+    is_trying = False
+    """Whether steps are made on trial, which may break."""
     _broken_loss: float | None = None
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -29,6 +31,8 @@ class FiniteLossTrainer(Trainer):
             NonFiniteLossError: In all processes.
         """
         loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.is_trying:
+            return loss
         if not torch.isfinite(loss).all():
             self._broken_loss = float(loss)
         alone = self.args.world_size == 1

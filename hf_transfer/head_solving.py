@@ -18,7 +18,9 @@ from hf_transfer.errors import ArgumentError, DataError, TruncationError
 from hf_transfer.features import LAST, extract_features
 from hf_transfer.features.ranks import on_first_rank
 from hf_transfer.features.reading import model_inputs, pixel_values
+from hf_transfer.features.taps import Layers
 from hf_transfer.linear_heads import check_head, has_bias, write_head
+from hf_transfer.probe_file import ProbeHead, joined
 from hf_transfer.registry import wrap
 from hf_transfer.solvers import ClassWeights, Problem, SolvedHead, ridge_held_out, solve
 from hf_transfer.solvers.ridge import RIDGE_REGULARISATIONS
@@ -27,6 +29,7 @@ from hf_transfer.truncation import truncate, truncation_points
 logger = logging.getLogger(__name__)
 
 AUTO, ALL = "auto", "all"
+_FLAG = "--allow_probe_file (in Python allow_probe_file=True)"
 # Enough images to see a head that is not affine, in one small forward pass.
 _CHECKED_IMAGES = 8
 _LABELS = ("labels", "label", "label_ids")
@@ -54,8 +57,9 @@ class LayerChoice:
     """Which layer the head reads, and why.
 
     Attributes:
-        asked: "auto", "last" or a group's name.
-        layer: What the checkpoint's head reads: "last", or the group that the model was truncated after.
+        asked: "auto", "last", "all" or a group's name.
+        layer: What the head reads: "last", or the group that the model was truncated after; with a probe file any
+            group, or "all".
         reason: In words.
         evidence: By layer, from input to output; empty where none was gathered.
     """
@@ -75,17 +79,32 @@ class HeadSolution:
         solved: The solver's result.
         layer: Which layer, and why.
         largest_difference: Of the model's own scores from the solver's, on samples.
+        probe: The solved head, where no ordinary checkpoint can hold it; the model then has `spare`.
+        spare: A head on the last layer, so that the ordinary checkpoint is of use, too.
     """
 
     model: nn.Module
     solved: SolvedHead
     layer: LayerChoice
     largest_difference: float
+    probe: ProbeHead | None = None
+    spare: SolvedHead | None = None
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers of `model` whose features the solved head reads, as `extract_features` calls them."""
+        return (LAST,) if self.probe is None else self.probe.layers
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         layer = asdict(self.layer) | {"evidence": [asdict(evidence) for evidence in self.layer.evidence]}
-        return self.solved.to_dict() | {"layer": layer, "largest_difference": self.largest_difference}
+        facts = self.solved.to_dict() | {"layer": layer, "largest_difference": self.largest_difference}
+        if self.probe is not None and self.spare is not None:
+            facts["probe_file"] = {
+                "layers": list(self.probe.layers),
+                "ordinary_checkpoint": {"layer": LAST, "held_out_accuracy": self.spare.accuracy},
+            }
+        return facts
 
 
 def solve_head(
@@ -98,6 +117,7 @@ def solve_head(
     class_weights: ClassWeights = None,
     classes: int | None = None,
     seed: int = 0,
+    allow_probe_file: bool = False,
     **extraction: Any,
 ) -> HeadSolution:
     """Compute the features of all images once, solve the head on them, and write it into the model.
@@ -110,37 +130,56 @@ def solve_head(
         layer: "last" is what the model's head reads. A group's name: the model is truncated after it, where its
             configuration can say so. "auto": of the blocks and "last" the one closest to the output whose held-out
             accuracy is within one standard error of the best; so "last", an ordinary checkpoint of the same
-            architecture, wins where nothing speaks against it.
+            architecture, wins where nothing speaks against it. "all": the features of all layers side by side, which
+            only a probe file can hold.
         class_weights: See `hf_transfer.solvers.solve`.
         classes: Number of classes; None takes what the model's configuration or the labels say.
         seed: Of everything drawn.
+        allow_probe_file: Where no ordinary checkpoint can hold the head, keep it beside one whose head reads the last
+            layer; `hf_transfer.load_probe` runs it.
         extraction: Further arguments of `extract_features`.
 
     Raises:
-        ArgumentError: The layer is unknown, or "all".
+        ArgumentError: The layer is unknown, or "all" without a probe file.
         DataError: Labels are missing, or features and labels cannot be fitted.
         ModelError: The head is not affine, or the model does not give the solver's scores.
     """
-    if layer == ALL:
+    if layer == ALL and not allow_probe_file:
         raise ArgumentError(
             'layer="all" joins the features of all layers, which no head of an ordinary checkpoint can read. Use '
-            '"auto" or the name of a layer; extract_features(layers="all") and hf_transfer.solvers.solve give the '
-            "accuracy as evidence."
+            f'"auto" or the name of a layer; or {_FLAG}, for a result that needs hf_transfer to load.'
         )
     bias = has_bias(model)
     configured = getattr(getattr(model, "config", None), "num_labels", None)
     classes = configured if classes is None else classes
     labels, reading = labels_of(dataset)
-    features, choice, target = _features(
-        model, reading, processor, layer, labels, class_weights, classes, seed, extraction
-    )
-    solved = on_first_rank(
-        lambda: solve(features, labels(), solver, classes=classes, class_weights=class_weights, bias=bias, seed=seed)
-    )
+    source = _Source(reading, processor, labels, class_weights, classes, seed, allow_probe_file, extraction)
+    read = _features(model, layer, source)
+
+    def solved_on(features: Any, with_bias: bool) -> SolvedHead:
+        found: SolvedHead = on_first_rank(
+            lambda: solve(
+                features,
+                labels(),
+                solver,
+                classes=classes,
+                class_weights=class_weights,
+                bias=with_bias,
+                seed=seed,
+            )
+        )
+        return found
+
     images = _samples(dataset, processor)
-    write_head(target, solved.head, images)
-    difference = check_head(target, images, solved.head.scores(np.asarray(features[: len(images)])))
-    return HeadSolution(target, solved, choice, difference)
+    if read.layers is None:
+        solved = solved_on(read.features, bias)
+        write_head(read.model, solved.head, images)
+        difference = check_head(read.model, images, solved.head.scores(np.asarray(read.features[: len(images)])))
+        return HeadSolution(read.model, solved, read.choice, difference)
+    spare, solved = solved_on(read.last, bias), solved_on(read.features, True)
+    write_head(model, spare.head, images)
+    difference = check_head(model, images, spare.head.scores(np.asarray(read.last[: len(images)])))
+    return HeadSolution(model, solved, read.choice, difference, ProbeHead(read.layers, solved.head), spare)
 
 
 def labels_of(dataset: Any) -> tuple[Any, Any]:
@@ -187,37 +226,76 @@ class _Recording(Dataset[Any]):
         return np.array([self._found[index] for index in range(len(self))], np.int64)
 
 
-def _features(
-    model: nn.Module,
-    dataset: Any,
-    processor: Any,
-    layer: str,
-    labels: Any,
-    class_weights: ClassWeights,
-    classes: int | None,
-    seed: int,
-    extraction: Mapping[str, Any],
-) -> tuple[Any, LayerChoice, nn.Module]:
+@dataclass(frozen=True)
+class _Source:
+    """Where features come from, and how layers are judged."""
+
+    dataset: Any
+    processor: Any
+    labels: Any
+    class_weights: ClassWeights
+    classes: int | None
+    seed: int
+    allow_probe_file: bool
+    extraction: Mapping[str, Any]
+
+    def extract(self, model: nn.Module, layers: Layers) -> dict[str, Any]:
+        """Features by layer."""
+        return extract_features(model, self.dataset, self.processor, layers, **self.extraction)
+
+    def judge(self, found: Mapping[str, Any]) -> tuple[LayerEvidence, ...]:
+        """Evidence by layer."""
+        evidence: tuple[LayerEvidence, ...] = on_first_rank(
+            lambda: judge_layers(found, self.labels(), self.classes, self.class_weights, self.seed)
+        )
+        return evidence
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Features that a head is solved on.
+
+    Attributes:
+        features: `(images, channels)`.
+        choice: Why these.
+        model: Whose head can read them; without one, the model that they are read from.
+        layers: Where no head of a checkpoint can read them, what they are joined of.
+        last: Then also what the model's own head reads.
+    """
+
+    features: Any
+    choice: LayerChoice
+    model: nn.Module
+    layers: tuple[str, ...] | None = None
+    last: Any = None
+
+
+def _features(model: nn.Module, layer: str, source: _Source) -> _Read:
     """Features of the layer, why it is that one, and the model whose head reads them."""
     if layer == LAST:
-        found = extract_features(model, dataset, processor, LAST, **extraction)
-        return found[LAST], LayerChoice(LAST, LAST, "asked for"), model
+        return _Read(source.extract(model, LAST)[LAST], LayerChoice(LAST, LAST, "asked for"), model)
+    if layer == ALL:
+        found = source.extract(model, ALL)
+        names = tuple(found)
+        return _Read(joined(found, names), LayerChoice(ALL, ALL, "asked for"), model, names, found[LAST])
     blocks = [group.name for group in wrap(model).layer_groups if group.role == "block"]
-    names = [*blocks, LAST] if layer == AUTO else [layer, LAST]
-    found = extract_features(model, dataset, processor, names, **extraction)
-    evidence = on_first_rank(lambda: judge_layers(found, labels(), classes, class_weights, seed))
+    found = source.extract(model, [*blocks, LAST] if layer == AUTO else [layer, LAST])
+    evidence = source.judge(found)
     wanted = latest_within_one_error(evidence) if layer == AUTO else layer
     if wanted == LAST:
-        return found[LAST], LayerChoice(layer, LAST, "no earlier layer is clearly better", evidence), model
-    try:
-        smaller = truncate(model, after=wanted, seed=seed)
-    except TruncationError as error:
-        reason = f"{wanted!r} was wanted, but no ordinary checkpoint can end there: {error}{_native(model, evidence)}"
-        logger.warning("The head reads the last layer: %s", reason)
-        return found[LAST], LayerChoice(layer, LAST, reason, evidence), model
+        return _Read(found[LAST], LayerChoice(layer, LAST, "no earlier layer is clearly better", evidence), model)
     reason = "asked for" if layer != AUTO else "the last layer is more than one standard error behind the best"
-    features = extract_features(smaller, dataset, processor, LAST, **extraction)[LAST]
-    return features, LayerChoice(layer, wanted, reason, evidence), smaller
+    try:
+        smaller = truncate(model, after=wanted, seed=source.seed)
+    except TruncationError as error:
+        if source.allow_probe_file:
+            why = f"{reason}; no ordinary checkpoint can end there, so it is kept as a probe file"
+            return _Read(found[wanted], LayerChoice(layer, wanted, why, evidence), model, (wanted,), found[LAST])
+        reason = f"{wanted!r} was wanted, but no ordinary checkpoint can end there: {error}{_native(model, evidence)}"
+        logger.warning("The head reads the last layer: %s %s keeps it, for hf_transfer to load.", reason, _FLAG)
+        return _Read(found[LAST], LayerChoice(layer, LAST, reason, evidence), model)
+    features = source.extract(smaller, LAST)[LAST]
+    return _Read(features, LayerChoice(layer, wanted, reason, evidence), smaller)
 
 
 def _native(model: nn.Module, evidence: Sequence[LayerEvidence]) -> str:

@@ -19,6 +19,7 @@ from hf_transfer.data import decode_image
 from hf_transfer.errors import OutputError
 from hf_transfer.evaluation import EvaluationReport, most_confident_errors, write_predictions
 from hf_transfer.figures import PhaseSpan, confusion_matrix, layer_plan, learning_curves, worst_mistakes
+from hf_transfer.learning_rate_figure import learning_rate_range
 from hf_transfer.report import write_report
 from hf_transfer.run_record import RunRecord
 
@@ -34,6 +35,8 @@ _RUN_PATTERNS = (
     "predictions*.parquet",
     "*_results.json",
     "preprocessor_config.json",
+    "probe.json",
+    "probe.safetensors",
     "figures",
     "checkpoint-*",
 )
@@ -191,6 +194,7 @@ def _write_figures(folder: Path, data: Mapping[str, Any], result: SplitResult) -
     ]
     written = (
         None if solved else learning_curves(data["log_history"], folder / "learning_curves.png", spans),
+        learning_rate_range(data["training"].get("learning_rate_range") or [], folder / "learning_rate_range.png"),
         layer_plan(plan["groups"], plan["phases"], folder / "layer_plan.png"),
         confusion_matrix(result.report, folder / "confusion_matrix.png"),
         _write_mistakes(folder / "worst_mistakes.png", result),

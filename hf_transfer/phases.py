@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 from hf_transfer.errors import PlanError
 from hf_transfer.layers import LayerGroup
 from hf_transfer.optimizer_groups import OptimizerGroup, no_decay_names, optimizer_groups
-from hf_transfer.plan import Phase, TransferPlan
+from hf_transfer.plan import Phase, TransferPlan, group_learning_rates
 from hf_transfer.registry import architecture_name, norm_parameter_names, wrap
 
 
@@ -29,6 +29,7 @@ class PhaseSteps:
         warmup_steps: Steps of warm-up.
         learning_rate: Peak learning rate of pretrained layers.
         shift: Steps by which it begins earlier than planned, because phases before it stopped early.
+        is_measured: Whether the learning rate was chosen when the phase began, and not given.
     """
 
     phase: Phase
@@ -38,6 +39,7 @@ class PhaseSteps:
     warmup_steps: int
     learning_rate: float
     shift: int = 0
+    is_measured: bool = False
 
     @property
     def steps(self) -> int:
@@ -75,6 +77,19 @@ class ResolvedPlan:
         if before and not before[-1].solved:  # one that was solved stays where it was
             before[-1] = replace(before[-1], end=step)
         return replace(self, phases=(*before, *moved[index:]))
+
+    def with_learning_rate(self, index: int, learning_rate: float) -> ResolvedPlan:
+        """The same with another learning rate in phase `index`; all groups keep their rates relative to it."""
+        steps = replace(self.phases[index], learning_rate=learning_rate, is_measured=True)
+        rates = group_learning_rates(self.groups, replace(steps.phase, learning_rate=learning_rate), learning_rate)
+        groups = []
+        for group in self.optimizer_groups:
+            own = group.learning_rates[index]
+            rate = None if own is None else rates[group.layer_group]
+            before, after = group.learning_rates[:index], group.learning_rates[index + 1 :]
+            groups.append(replace(group, learning_rates=(*before, rate, *after)))
+        phases = (*self.phases[:index], steps, *self.phases[index + 1 :])
+        return replace(self, phases=phases, optimizer_groups=tuple(groups))
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `transfer_plan.json`; learning rate None means frozen."""
@@ -122,7 +137,13 @@ class ResolvedPlan:
             "warmup_steps": 0 if steps.solved else steps.warmup_steps,
             "norm": steps.phase.norm,
             "trained_parameters": self._count(trained),
-        } | ({"head_solver": steps.phase.head_solver} if steps.solved else {})
+        } | self._how_found(steps)
+
+    def _how_found(self, steps: PhaseSteps) -> dict[str, Any]:
+        if steps.solved:
+            return {"head_solver": steps.phase.head_solver}
+        measured = {"learning_rate": steps.learning_rate, "learning_rate_from": "range test"}
+        return measured if steps.is_measured else {}
 
     def _count(self, names: Collection[str]) -> int:
         return sum(self.parameter_counts[name] for name in names)

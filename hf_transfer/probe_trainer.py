@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
-from transformers import EvalPrediction, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, denumpify_detensorize, speed_metrics
 
 from hf_transfer.errors import ArgumentError, PlanError
@@ -22,6 +22,7 @@ from hf_transfer.linear_heads import classifiers
 from hf_transfer.memory_format import set_memory_format
 from hf_transfer.phases import resolve_plan
 from hf_transfer.plan import Phase, TransferPlan
+from hf_transfer.probe_file import joined, remove_probe, save_probe
 from hf_transfer.solved_phase import extraction_options
 from hf_transfer.solvers import SOLVERS, ClassWeights
 from hf_transfer.solvers.head import cross_entropy
@@ -59,8 +60,10 @@ class LinearProbeTrainer(TransferTrainer):
     Args:
         solver: "logistic" (default: the minimum of the loss that training minimises), "svm", "ridge" or "sgd". None
             takes that of the arguments, or of the recipe "svm".
-        layer: "last" (default: the head reads what it always does), "auto" or a layer group's name; see
+        layer: "last" (default: the head reads what it always does), "auto", "all" or a layer group's name; see
             `hf_transfer.head_solving.solve_head`. None takes that of the arguments.
+        allow_probe_file: Where no ordinary checkpoint can hold the solved head, `save_model` keeps it in a probe file
+            beside one; `hf_transfer.load_probe` loads it. Needed for layer "all". None takes that of the arguments.
         class_weights: None, "balanced", or a mapping from class index to weight. None takes that of the arguments.
 
     All other arguments are those of `TransferTrainer`.
@@ -88,6 +91,7 @@ class LinearProbeTrainer(TransferTrainer):
         solver: Literal["logistic", "svm", "ridge", "sgd"] | None = None,
         layer: str | None = None,
         class_weights: ClassWeights = None,
+        allow_probe_file: bool | None = None,
     ) -> None:
         args = TransferArguments(output_dir="tmp_trainer") if args is None else args
         asked = plan_from_arguments(args)
@@ -98,6 +102,8 @@ class LinearProbeTrainer(TransferTrainer):
         self.solver = stated or _RECIPE_SOLVERS.get(recipe or "", DEFAULT_SOLVER)
         self.layer = layer or getattr(args, "layer", None) or LAST
         self.class_weights = getattr(args, "class_weights", None) if class_weights is None else class_weights
+        asked_file = getattr(args, "allow_probe_file", False) if allow_probe_file is None else allow_probe_file
+        self.allow_probe_file = bool(asked_file)
         if self.solver not in SOLVERS:
             raise ArgumentError(f"The solvers are {', '.join(SOLVERS)}; found {self.solver!r}.")
         if recipe == "svm" and self.solver != "svm":
@@ -153,6 +159,13 @@ class LinearProbeTrainer(TransferTrainer):
         if self.model_init is not None:
             self.model = self.call_model_init(trial)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        if self.allow_probe_file and not isinstance(model, PreTrainedModel):
+            raise ArgumentError(
+                "A probe file needs a model that from_pretrained loads; this one is a bare "
+                f"{type(model).__name__}. Load it with AutoModelForImageClassification, or leave allow_probe_file out."
+            )
+        if self._measures_rates:
+            logger.info("A solved head has no learning rate: there is nothing to measure for learning_rate auto.")
         started = time.time()
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)  # type: ignore[has-type]
         set_memory_format(model, getattr(self.args, "memory_format", "default"))
@@ -164,6 +177,7 @@ class LinearProbeTrainer(TransferTrainer):
             layer=self.layer,
             class_weights=self.class_weights,
             seed=self.args.seed,
+            allow_probe_file=self.allow_probe_file,
             **extraction_options(self.args),
         )
         self._take(self.solution.model)
@@ -194,9 +208,9 @@ class LinearProbeTrainer(TransferTrainer):
             )
         assert self.solution is not None
         labels, reading = labels_of(dataset)
-        features = extract_features(self.model, reading, self.processing_class, LAST, **extraction_options(self.args))[
-            LAST
-        ]
+        layers = list(self.solution.layers)
+        found = extract_features(self.model, reading, self.processing_class, layers, **extraction_options(self.args))
+        features = joined(found, layers)
         known = labels()
         scores = self.solution.solved.head.scores(features)
         metrics = {f"{metric_key_prefix}_loss": cross_entropy(scores, known)}
@@ -227,6 +241,19 @@ class LinearProbeTrainer(TransferTrainer):
         """What `run.json` and the card say of the head."""
         assert self.solution is not None
         return self.solution.to_dict() | {"optimizer": _OPTIMIZERS[self.solution.solved.solver]}
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save, and the probe beside the checkpoint where that cannot hold the solved head."""
+        super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or str(self.args.output_dir))
+        if self._is_solved() and self.solution is not None and self.solution.probe is not None:
+            layout = getattr(self.args, "memory_format", "default")
+            solver = self.solution.solved.solver
+            save_probe(folder, self.solution.model, self.solution.probe, solver=solver, memory_format=layout)
+        else:
+            remove_probe(folder)
 
     def _take(self, model: nn.Module) -> None:
         """Go on with the model that has the solved head."""

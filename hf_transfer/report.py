@@ -21,6 +21,7 @@ _CAPTIONS: Mapping[str, str] = MappingProxyType(
         "learning_curves.png": "Loss and accuracy over the optimizer steps; dashed lines part the phases.",
         "confusion_matrix.png": "Rows are true classes, columns predictions; numbers are images.",
         "layer_plan.png": "What each phase trained, and at which learning rate.",
+        "learning_rate_range.png": "Losses of trial steps before each phase; dashed: the learning rate chosen.",
         "worst_mistakes.png": "The most confident mistakes: prediction with its confidence, then the true class.",
     }
 )
@@ -147,7 +148,9 @@ def _figure(path: Path) -> dict[str, str]:
     }
 
 
-_SHOWN_ELSEWHERE = ("plan", "optimizer", "recipe", "solved_head")
+_SHOWN_ELSEWHERE = (
+    *("plan", "optimizer", "recipe", "solved_head", "solved_phase", "cache_decisions", "learning_rate_range"),
+)
 # Of a solved head: what one line holds.
 _SOLVED = ("solver", "parameter", "value", "estimate", "accuracy", "standard_error", "train_accuracy", "temperature")
 
@@ -205,11 +208,7 @@ def _facts(run: Mapping[str, Any]) -> dict[str, Facts]:
         "Preprocessing": _known({_words(name): value for name, value in _part(run, "preprocessing").items()}),
         "Training": _known(
             {"Recipe": training.get("recipe") or plan.get("recipe"), "Optimizer": optimizer.get("class")}
-            | {
-                _words(name): training[name]
-                for name in training
-                if name not in ("plan", "optimizer", "recipe", "solved_head", "solved_phase", "cache_decisions")
-            }
+            | {_words(name): training[name] for name in training if name not in _SHOWN_ELSEWHERE}
             | {"From the feature cache": _cached(training)}
             | {_words(name): value for name, value in _part(training, "solved_head").items() if name in _SOLVED}
         ),

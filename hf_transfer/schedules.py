@@ -10,7 +10,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from hf_transfer.errors import PlanError
-from hf_transfer.optimizer_groups import OptimizerGroup
 from hf_transfer.phases import PhaseClock, PhaseSteps
 
 
@@ -28,9 +27,9 @@ def make_scheduler(clock: PhaseClock, optimizer: Any, scheduler_kwargs: Any) -> 
     Raises:
         PlanError: A plan of several phases uses a schedule that is not a function of the step.
     """
-    factors = _run_factors(clock, scheduler_kwargs)
+    factors = _Factors(clock, scheduler_kwargs)
     phases = clock.resolved.phases
-    if None in factors:
+    if None in factors.now():
         only = phases[0]
         if len(phases) == 1:
             return get_scheduler(only.lr_scheduler_type, optimizer, only.warmup_steps, only.steps, scheduler_kwargs)
@@ -39,7 +38,8 @@ def make_scheduler(clock: PhaseClock, optimizer: Any, scheduler_kwargs: Any) -> 
             f"The schedule ({kinds}) depends on more than the step and works in plans of one phase only. Use linear, "
             "cosine, constant, constant_with_warmup or polynomial."
         )
-    return LambdaLR(optimizer, [_group_factor(group, clock, factors) for group in clock.resolved.optimizer_groups])
+    groups = range(len(clock.resolved.optimizer_groups))
+    return LambdaLR(optimizer, [_group_factor(number, clock, factors) for number in groups])
 
 
 def set_rates(scheduler: Any, optimizer: Any, step: int | None = None) -> None:
@@ -64,30 +64,60 @@ def set_rates(scheduler: Any, optimizer: Any, step: int | None = None) -> None:
     scheduler._last_lr = rates
 
 
-def _group_factor(
-    group: OptimizerGroup, clock: PhaseClock, factors: Sequence[Callable[[int], float] | None]
-) -> Callable[[int], float]:
+def take_new_rates(scheduler: Any, optimizer: Any, clock: PhaseClock) -> None:
+    """Go on with the rates that the clock's plan has now, as if they had been known from the first step.
+
+    Args:
+        scheduler: From `make_scheduler`, with the same clock.
+        optimizer: Whose groups are set.
+        clock: A phase that begins now has other rates than when the scheduler was made.
+    """
+    rates = [group.learning_rate for group in clock.resolved.optimizer_groups]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["initial_lr"] = rate
+        if not isinstance(scheduler, LambdaLR):  # of a single phase, which begins
+            group["lr"] = rate
+    scheduler.base_lrs = rates
+    set_rates(scheduler, optimizer)
+
+
+def _group_factor(number: int, clock: PhaseClock, factors: _Factors) -> Callable[[int], float]:
     def factor(step: int) -> float:
-        index = clock.index_at(step)
+        index, resolved = clock.index_at(step), clock.resolved
+        group, phase_factor = resolved.optimizer_groups[number], factors.now()[index]
         rate = group.learning_rates[index]
-        phase_factor = factors[index]
         if rate is None or phase_factor is None:
             return 0.0
-        phase = clock.resolved.phases[index]
-        over_the_run = clock.resolved.plan.schedule == "run"
+        phase = resolved.phases[index]
+        over_the_run = resolved.plan.schedule == "run"
         position = step + phase.shift if over_the_run else max(step - phase.start, 0)
         return rate / group.learning_rate * phase_factor(position)
 
     return factor
 
 
-def _run_factors(clock: PhaseClock, scheduler_kwargs: Any) -> list[Callable[[int], float] | None]:
-    """For each phase the multiplier of its peak rates; phases of one schedule over the run share its shape."""
-    phases = clock.resolved.phases
-    if clock.resolved.plan.schedule == "phase":
-        return [_factor(phase, phase.warmup_steps, phase.steps, scheduler_kwargs) for phase in phases]
-    planned = phases[-1].end + phases[-1].shift
-    return [_factor(phase, phases[0].warmup_steps, planned, scheduler_kwargs) for phase in phases]
+class _Factors:
+    """For each phase the multiplier of its peak rates, made anew when these change."""
+
+    def __init__(self, clock: PhaseClock, scheduler_kwargs: Any) -> None:
+        self._clock = clock
+        self._kwargs = scheduler_kwargs
+        self._made_for: list[float] = []
+        self._made: list[Callable[[int], float] | None] = []
+
+    def now(self) -> list[Callable[[int], float] | None]:
+        """The multipliers; phases of one schedule over the run share its shape."""
+        phases = self._clock.resolved.phases
+        rates = [phase.learning_rate for phase in phases]
+        if rates != self._made_for:
+            self._made_for, self._made = rates, self._make(phases)
+        return self._made
+
+    def _make(self, phases: Sequence[PhaseSteps]) -> list[Callable[[int], float] | None]:
+        if self._clock.resolved.plan.schedule == "phase":
+            return [_factor(phase, phase.warmup_steps, phase.steps, self._kwargs) for phase in phases]
+        planned = phases[-1].end + phases[-1].shift
+        return [_factor(phase, phases[0].warmup_steps, planned, self._kwargs) for phase in phases]
 
 
 def _factor(phase: PhaseSteps, warmup: int, steps: int, scheduler_kwargs: Any) -> Callable[[int], float] | None:

@@ -30,9 +30,9 @@ from hf_transfer.phases import PhaseClock, ResolvedPlan, resolve_plan, total_ste
 from hf_transfer.plan import TransferPlan
 from hf_transfer.progress import use_phase_progress
 from hf_transfer.publishing_trainer import PublishingTrainer
+from hf_transfer.range_test_trainer import RangeTestTrainer
 from hf_transfer.registry import wrap
 from hf_transfer.replicas import copy_from_first_rank, rebuild_reducer, unused_of_samples
-from hf_transfer.resuming_trainer import ResumingTrainer
 from hf_transfer.saving import PLAN_FILE
 from hf_transfer.schedules import make_scheduler
 from hf_transfer.solved_phase import solve_first_phase
@@ -47,7 +47,9 @@ from hf_transfer.training_args import (
 logger = logging.getLogger(__name__)
 
 
-class TransferTrainer(ResumingTrainer, FiniteLossTrainer, ExactLossTrainer, ExactEvaluationTrainer, PublishingTrainer):
+class TransferTrainer(
+    RangeTestTrainer, FiniteLossTrainer, ExactLossTrainer, ExactEvaluationTrainer, PublishingTrainer
+):
     """A drop-in for `transformers.Trainer` that trains by a transfer plan.
 
     Without a plan or recipe it behaves as `Trainer` does, loss by loss, save that the loss is right under gradient
@@ -92,6 +94,7 @@ class TransferTrainer(ResumingTrainer, FiniteLossTrainer, ExactLossTrainer, Exac
         self.data_collator: Any
         self.optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
         self.plan = agreed_plan(plan, args, solved=getattr(self, "solves_head", False))
+        args = self.settle_rate(args)
         self.interrupts = InterruptCallback(self.any_process)
         self._stopping = PhaseStopping()
         if self.plan is not None:

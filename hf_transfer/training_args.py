@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 from transformers import TrainingArguments
@@ -21,6 +21,16 @@ _REENTRANT = (
     "in activation_checkpointing_kwargs."
 )
 MemoryFormat = Literal["auto", "channels_last", "default"]
+AUTO = "auto"
+if TYPE_CHECKING:
+    RateOrAuto = float
+else:
+
+    class RateOrAuto(float):
+        """A learning rate as text, for argparse: a number, or "auto"."""
+
+        def __new__(cls, text: Any) -> float | str:
+            return AUTO if text == AUTO else float(text)
 
 
 @dataclass
@@ -31,6 +41,12 @@ class TransferArguments(TrainingArguments):
         ArgumentError: A value is not one of those listed, or flags contradict each other.
     """
 
+    learning_rate: RateOrAuto = field(
+        default=5e-5,
+        metadata={
+            "help": "Peak learning rate of pretrained layers; or auto: measured by a range test when a phase begins.",
+        },
+    )
     recipe: str | None = field(
         default=None, metadata={"help": "How to train, by name; `hf-transfer train --help` lists the recipes."}
     )
@@ -96,7 +112,17 @@ class TransferArguments(TrainingArguments):
     )
     layer: str | None = field(
         default=None,
-        metadata={"help": "What a solved head reads: last (the default), auto, or the name of a layer group."},
+        metadata={
+            "help": "What a solved head reads: last (the default), auto, or the name of a layer group; all "
+            "needs --allow_probe_file."
+        },
+    )
+    allow_probe_file: bool = field(
+        default=False,
+        metadata={
+            "help": "Where no ordinary checkpoint can hold a solved head, keep it in a probe file that hf_transfer "
+            "alone can load (hf_transfer.load_probe)."
+        },
     )
     class_weights: str | None = field(
         default=None,
@@ -105,6 +131,7 @@ class TransferArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.learning_rate = _rate_or_auto(self.learning_rate)
         if isinstance(self.recipe_options, str):
             try:
                 self.recipe_options = json.loads(self.recipe_options)
@@ -134,6 +161,22 @@ class TransferArguments(TrainingArguments):
             raise ArgumentError(
                 "A plan file already says what is trained: give either --plan, or --recipe with its options."
             )
+
+
+def measures_rate(args: TrainingArguments) -> bool:
+    """Whether the learning rate is to be measured: `learning_rate` is "auto"."""
+    rate: Any = args.learning_rate
+    return bool(rate == AUTO)
+
+
+def _rate_or_auto(given: Any) -> Any:
+    """A learning rate as a number, or "auto"."""
+    if given == AUTO or not isinstance(given, str):
+        return given
+    try:
+        return float(given)
+    except ValueError as error:
+        raise ArgumentError(f"learning_rate must be a number or auto, found {given!r}.") from error
 
 
 def _class_weights(given: Any) -> Any:

@@ -17,25 +17,32 @@ def training_facts(trainer: Any) -> dict[str, Any]:
     optimizer: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     logs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     best = trainer.state.best_global_step if args.load_best_model_at_end else None
+    tests = [test.to_dict() for test in getattr(trainer, "range_tests", ())]
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
-    return {
-        "plan": plan.to_dict() if plan is not None else None,
-        "optimizer": {
-            "class": type(optimizer).__name__,
-            "defaults": {k: v for k, v in optimizer.defaults.items() if k not in ("lr", "weight_decay", "params")},
-        },
-        "batch_size_per_device": args.per_device_train_batch_size,
-        "gradient_accumulation_steps": args.gradient_accumulation_steps,
-        "effective_batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        "precision": precision,
-        "max_grad_norm": args.max_grad_norm,
-        "label_smoothing": args.label_smoothing_factor,
-        "steps": trainer.state.global_step,
-        "epochs": round(trainer.state.epoch or 0.0, 4),
-        "best_checkpoint_step": best,
-        "final_loss": logs[-1] if logs else None,
-        "parameters": sum(plan.parameter_counts.values() if plan else (p.numel() for p in trainer.model.parameters())),
-    } | _computed_once(trainer)
+    return (
+        {
+            "plan": plan.to_dict() if plan is not None else None,
+            "optimizer": {
+                "class": type(optimizer).__name__,
+                "defaults": {k: v for k, v in optimizer.defaults.items() if k not in ("lr", "weight_decay", "params")},
+            },
+            "batch_size_per_device": args.per_device_train_batch_size,
+            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            "effective_batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "precision": precision,
+            "max_grad_norm": args.max_grad_norm,
+            "label_smoothing": args.label_smoothing_factor,
+            "steps": trainer.state.global_step,
+            "epochs": round(trainer.state.epoch or 0.0, 4),
+            "best_checkpoint_step": best,
+            "final_loss": logs[-1] if logs else None,
+            "parameters": sum(
+                plan.parameter_counts.values() if plan else (p.numel() for p in trainer.model.parameters())
+            ),
+        }
+        | _computed_once(trainer)
+        | ({"learning_rate_range": tests} if tests else {})
+    )
 
 
 def _computed_once(trainer: Any) -> dict[str, Any]:

@@ -20,12 +20,13 @@ _LINES = (
     "losses unused_parameters memory_format saving",
     "data cut_trace cut cut_check cost_model features solvers feature_cache",
     "checkpoints portable_checkpoints",
-    "evaluation figure_style figures report",
-    "rebuilding heads image_size channels bare_names lineage models truncation linear_heads head_solving",
-    "run_record card_metadata card_tables card hub",
+    "evaluation figure_style figures learning_rate_range learning_rate_figure report",
+    "rebuilding heads image_size channels bare_names lineage models truncation linear_heads",
+    "run_record probe_file head_solving card_metadata card_tables card hub",
     "training_args training_facts phases solved_phase schedules micro_batches replicas phase_callback early_stopping",
     "interrupts data_identity run_state resuming progress exact_evaluation exact_loss finite_loss",
-    "checkpoint_trainer caching_trainer resuming_trainer publishing_trainer trainer probe_trainer diagnosis outputs",
+    "checkpoint_trainer caching_trainer resuming_trainer trial_steps range_test_trainer publishing_trainer trainer",
+    "probe_trainer diagnosis outputs",
     "doctor demo cli __main__",
 )
 ORDER = [name for line in _LINES for name in line.split()]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from datasets import concatenate_datasets
+from torch import nn
 
 from hf_transfer.cli.images import load_images
 from hf_transfer.cli.options import DataOptions, parse
@@ -21,6 +22,7 @@ from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import METRIC_TITLES, MetricValue, evaluate_predictions, make_compute_metrics
 from hf_transfer.models import label_names_of, load_trained
 from hf_transfer.outputs import RunFolder, SplitResult, write_evaluation
+from hf_transfer.probe_file import is_probe, load_probe
 from hf_transfer.run_record import RunRecord
 from hf_transfer.trainer import TransferTrainer
 from hf_transfer.training_args import TransferArguments
@@ -59,14 +61,14 @@ def run(argv: Sequence[str]) -> int:
         # Another seed would mix in images that the model was trained on.
         data_options.split_seed = own_run.split_seed
     quiet_libraries()
-    loaded = load_trained(options.model_name_or_path, options.model_revision)
-    names = label_names_of(loaded.model)
+    model, processor = _load(options.model_name_or_path, options.model_revision)
+    names = label_names_of(model)
     data = load_images(data_options, names, require_train=False)
     seen = own_run is not None and own_run.data["fingerprint"] == data.fingerprint
     split, images = _choose_split(data, options.split, seen)
     with tempfile.TemporaryDirectory() as unused:
         trainer = TransferTrainer(
-            model=loaded.model,
+            model=model,
             args=TransferArguments(
                 output_dir=unused,
                 report_to="none",
@@ -76,10 +78,10 @@ def run(argv: Sequence[str]) -> int:
                 disable_tqdm=not sys.stderr.isatty(),
             ),
             data_collator=collate,
-            processing_class=loaded.processor,
+            processing_class=processor,
             compute_metrics=make_compute_metrics(names, tuple(data_options.metrics or ())),
         )
-        result = evaluate_split(trainer, images.with_transform(eval_transform(loaded.processor)), images, split, None)
+        result = evaluate_split(trainer, images.with_transform(eval_transform(processor)), images, split, None)
     terminal = Terminal(sys.stdout, enabled=trainer.is_world_process_zero())
     terminal.heading(f"Data: {data.name}")
     terminal.data(data)
@@ -89,6 +91,15 @@ def run(argv: Sequence[str]) -> int:
         write_evaluation(Path(options.output_dir), result)
         terminal.text(f"\nWritten to {options.output_dir}.")
     return 0
+
+
+def _load(name: str, revision: str | None) -> tuple[nn.Module, Any]:
+    """Model and processor; of a run whose result is a probe file, the probe."""
+    if is_probe(name):
+        probe = load_probe(name)
+        return probe.model, probe.processor
+    loaded = load_trained(name, revision)
+    return loaded.model, loaded.processor
 
 
 def evaluate_split(

@@ -49,11 +49,15 @@ class Terminal:
             self.heading("Evaluation")
             self.text(report.table())
 
-    def files(self, folder: Path) -> None:
-        """Print where the results are, and how to load the model."""
+    def files(self, folder: Path, needs_us: bool = False) -> None:
+        """Print where the results are, and how to load the model; a probe file needs hf_transfer."""
         self.heading("Files")
         self.text(f"{folder}: model, processor, README.md (the card), report.html, figures/, run.json")
         self.heading("Use")
+        if needs_us:
+            self.text(f'hf_transfer.load_probe("{folder}").predict(images)')
+            self.text("The result is a probe file, for hf_transfer alone; the checkpoint's head reads the last layer.")
+            return
         self.text(f'transformers.pipeline("image-classification", "{folder}")')
 
 

@@ -25,15 +25,16 @@ from hf_transfer.data import ImageData, collate, eval_transform, train_transform
 from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import make_compute_metrics
 from hf_transfer.evaluation.calibration import measure_calibration
-from hf_transfer.hub import check_target
+from hf_transfer.hub import PROBE_IS_NOT_PUBLISHED, check_target
 from hf_transfer.models import LoadedModel, check_trainable, load_for_training
 from hf_transfer.outputs import RunFolder, SplitResult, write_results
 from hf_transfer.plan import TransferPlan
 from hf_transfer.privacy import check_private
+from hf_transfer.probe_file import is_probe
 from hf_transfer.probe_trainer import LinearProbeTrainer, solves
 from hf_transfer.run_record import RunRecord, collect_hardware, collect_versions
 from hf_transfer.trainer import TransferTrainer
-from hf_transfer.training_args import TransferArguments, check_processes, plan_from_arguments
+from hf_transfer.training_args import TransferArguments, check_processes, measures_rate, plan_from_arguments
 
 DESCRIPTION = "Fine-tune an image classifier by a recipe or plan. The recipes are: " + ", ".join(recipes.names()) + "."
 DEFAULTS: Mapping[str, Any] = {
@@ -52,6 +53,7 @@ DEFAULTS: Mapping[str, Any] = {
     "disable_tqdm": not sys.stderr.isatty(),  # a log file gets lines, not bars
 }
 DEFAULT_RECIPE = "lp_ft"
+_OF_SOLVED_HEADS = ("solver", "layer", "class_weights", "allow_probe_file")
 
 
 @dataclass
@@ -101,13 +103,15 @@ def settle_solver(args: TransferArguments, data: TrainDataOptions, given: frozen
         ArgumentError: A flag needs a solved head and there is none, or gradient steps and there are none.
     """
     if not solves(args):
-        asked = [name for name in ("solver", "layer", "class_weights") if getattr(args, name) not in (None, "none")]
+        asked = [name for name in _OF_SOLVED_HEADS if getattr(args, name) not in (None, "none", False)]
         if asked:
             raise ArgumentError(
                 f"--{', --'.join(asked)} are for a head that is solved: the recipes linear_probe and svm without "
                 "recipe_options. Leave them out, or choose such a recipe."
             )
         return
+    if args.allow_probe_file and args.push_to_hub:
+        raise ArgumentError(PROBE_IS_NOT_PUBLISHED + " Leave --push_to_hub or --allow_probe_file out.")
     if "augmentation" in given and data.augmentation != "none":
         raise ArgumentError(
             "A solved head sees each image once and without augmentation. Leave --augmentation out, or train the head "
@@ -141,7 +145,8 @@ def train(job: Job) -> None:
     assert plan is not None
     check_processes(plan, args)
     # A solved head has no learning rate to show.
-    table = "" if solves(args) else plan.describe(loaded.model, args.learning_rate)
+    rate = None if measures_rate(args) else args.learning_rate
+    table = "" if solves(args) else plan.describe(loaded.model, rate)
     check_private(data.to_dict())
     _check_card(job, data, loaded)
     if args.process_index == 0:
@@ -168,6 +173,8 @@ def _train_and_write(
     trainer.interrupts.advice = _how_to_resume(job)
     result = trainer.train(resume_from_checkpoint=job.args.resume_from_checkpoint)
     trained = time.perf_counter()
+    for test in trainer.range_tests:
+        terminal.text(f"Learning rate of {test.phase}: {test.learning_rate:.3g}, {test.reason}.")
     trainer.save_model(_internal_call=True)  # not yet to the Hub: results and card are not there
     results = _evaluate(trainer, data)
     evaluated = time.perf_counter()
@@ -189,7 +196,7 @@ def _train_and_write(
         )
         write_results(folder, record, results)
     terminal.results([result.report for result in results])
-    terminal.files(folder)
+    terminal.files(folder, is_probe(folder))
     if trainer.training_push is not None:
         report(terminal, trainer.training_push.publish(folder, "End of training"))
 
@@ -244,14 +251,15 @@ def _lengths(plan: TransferPlan, args: TransferArguments) -> str:
         epochs = args.num_train_epochs if phase.epochs is None else phase.epochs
         steps = phase.max_steps or (args.max_steps if args.max_steps > 0 else None)
         words.append(f"{phase.name}: {steps} steps" if steps else f"{phase.name}: {epochs:g} epochs")
-    return "Length: " + ", then ".join(words)
+    measured = "\nLearning rate: measured by a range test when a phase begins; the table shows multiples of it."
+    return "Length: " + ", then ".join(words) + (measured if measures_rate(args) else "")
 
 
 def _check_values(job: Job) -> None:
     """Refuse numbers that Trainer would only stumble over later, and what is not there yet."""
     args = job.args
     positive = {
-        "learning_rate": args.learning_rate,
+        "learning_rate": 1.0 if measures_rate(args) else args.learning_rate,
         "num_train_epochs": args.num_train_epochs,
         "per_device_train_batch_size": args.per_device_train_batch_size,
         "per_device_eval_batch_size": args.per_device_eval_batch_size,

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from hf_transfer.errors import PublishError, TransferError
 from hf_transfer.hub.access import Target, check_target
 from hf_transfer.hub.scan import scan
-from hf_transfer.hub.staging import Contents, is_ours, stage
+from hf_transfer.hub.staging import Contents, is_ours, refuse_probe, stage
 from hf_transfer.hub.upload import Upload, is_there, make_repository, published_card, send, set_tag
 from hf_transfer.hub.verification import Verification, verify
 
@@ -100,6 +100,7 @@ def publish(
             the message has the command to try again.
     """
     folder, asked_pr = Path(folder), create_pr
+    refuse_probe(folder)
     contents = Contents(
         license=license,
         limitations=limitations,

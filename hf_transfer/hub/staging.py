@@ -21,6 +21,7 @@ from hf_transfer.checkpoints import checkpoint_steps, last_complete
 from hf_transfer.errors import OutputError, PublishError
 from hf_transfer.hub.extras import stage_widget_images, write_eval_results
 from hf_transfer.portable_checkpoints import STATE_FILES, pack
+from hf_transfer.probe_file import is_probe
 from hf_transfer.run_record import RunRecord
 
 ALLOWED = (
@@ -41,6 +42,7 @@ ALLOWED = (
     "figures/confusion_matrix.png",
     "figures/layer_plan.png",
     "figures/learning_curves.png",
+    "figures/learning_rate_range.png",
 )
 """Patterns of the files that are published; pickles, optimizer states, caches and whatever else lies in the folder are
 not."""
@@ -48,6 +50,10 @@ EXAMPLES = ("figures/worst_mistakes.png", "predictions*.parquet", "report.html")
 _MADE = (f"{WIDGET_IMAGES}?.png", ".eval_results/*.yaml")
 """What shows images of the data or their file names: published only if asked for."""
 
+PROBE_IS_NOT_PUBLISHED = (
+    "A result that is a probe file is not published: pipelines and the Hub's own page would run the checkpoint beside "
+    "it, which is another classifier than the one that was evaluated."
+)
 CHECKPOINT = "checkpoint"
 """Folder in the repository for the state that a run can be resumed from."""
 _CHECKPOINT_FILES = (
@@ -139,6 +145,16 @@ def _matches(path: str, patterns: Iterable[str]) -> bool:
     return any(pattern.count("/") == depth and fnmatchcase(path, pattern) for pattern in patterns)
 
 
+def refuse_probe(folder: Path) -> None:
+    """Refuse a folder whose result is a probe file.
+
+    Raises:
+        PublishError: It is one.
+    """
+    if is_probe(folder):
+        raise PublishError(f"{PROBE_IS_NOT_PUBLISHED} Train without --allow_probe_file, or share the folder itself.")
+
+
 def allowed_files(folder: Path, include_examples: bool = False) -> list[str]:
     """The files of a folder that are published, relative to it.
 
@@ -147,6 +163,7 @@ def allowed_files(folder: Path, include_examples: bool = False) -> list[str]:
     """
     if not folder.is_dir():
         raise PublishError(f"There is no folder {folder} to publish. Give the --output_dir of a finished run.")
+    refuse_probe(folder)
     here = [*folder.glob("*"), *folder.glob("figures/*")]
     # A link could lead to any file of the machine.
     names = sorted(p.relative_to(folder).as_posix() for p in here if p.is_file() and not p.is_symlink())

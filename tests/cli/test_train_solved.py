@@ -58,3 +58,61 @@ def test_flags_that_contradict_a_solved_head(images: Path, tmp_path: Path, capsy
     assert "--solver none" in capsys.readouterr().err
     assert _train(images, vit, tmp_path / "b", "--recipe", "fine_tune", "--solver", "svm") == 1
     assert "--solver are for a head that is solved" in capsys.readouterr().err
+
+
+def test_a_probe_file_and_its_evaluation(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All layers with the flag: a probe file, whose evaluation and card are of it, and which evaluate runs again."""
+    run = tmp_path / "run"
+    flags = ("--recipe", "linear_probe", "--layer", "all")
+    assert _train(images, save_vit(tmp_path / "vit"), run, *flags) == 1
+    assert "--allow_probe_file" in capsys.readouterr().err
+    flags = (*flags, "--allow_probe_file", "--learning_rate", "auto")
+    assert _train(images, tmp_path / "vit", run, *flags) == 0
+    assert "hf_transfer.load_probe(" in capsys.readouterr().out
+    record = json.loads((run / "run.json").read_text())
+    assert record["training"]["solved_head"]["probe_file"]["layers"][-1] == "last"
+    assert "learning_rate_range" not in record["training"]
+    assert "needs hf_transfer to load" in (run / "README.md").read_text()
+    assert main(["evaluate", str(run), "--dataset", str(images), "--output_dir", str(tmp_path / "again")]) == 0
+    again = json.loads((tmp_path / "again" / "evaluation.json").read_text())
+    trained = record["evaluation"][again["split"]]
+    assert again["confusion_cells"] == trained["confusion_cells"]
+    assert again["metrics"]["log_loss"]["value"] == pytest.approx(trained["metrics"]["log_loss"]["value"], abs=1e-5)
+    capsys.readouterr()
+    assert main(["publish", str(run), "someone/probe", "--dry_run"]) == 1
+    assert "another classifier" in capsys.readouterr().err
+    # A run that replaces it leaves no probe behind.
+    assert _train(images, tmp_path / "vit", run, "--recipe", "linear_probe", "--overwrite_output_dir") == 0
+    assert not (run / "probe.json").exists() and not (run / "probe.safetensors").exists()
+
+
+def test_a_probe_file_is_not_pushed(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --push_to_hub the flag is refused before anything is loaded; without a solved head as well."""
+    flags = ("--recipe", "linear_probe", "--allow_probe_file", "--push_to_hub")
+    assert _train(images, tmp_path / "none", tmp_path / "run", *flags) == 1
+    assert "is not published" in capsys.readouterr().err
+    assert _train(images, tmp_path / "none", tmp_path / "run", "--allow_probe_file") == 1
+    assert "--allow_probe_file are for a head that is solved" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_learning_rates_that_are_measured(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--learning_rate auto: table in multiples, rates in plan, record, card and figure, as they were used."""
+    flags = ("--recipe", "lp_ft", "--learning_rate", "auto", "--num_train_epochs", "1", "--augmentation", "none")
+    flags = (*flags, "--recipe_options", '{"probe_epochs": 1}')
+    assert _train(images, save_vit(tmp_path / "vit"), tmp_path / "run", *flags) == 0
+    out = capsys.readouterr().out
+    assert "measured by a range test" in out and "20x" in out and "Learning rate of fine-tune: " in out
+    plan = json.loads((tmp_path / "run" / "transfer_plan.json").read_text())
+    tests = json.loads((tmp_path / "run" / "run.json").read_text())["training"]["learning_rate_range"]
+    head = plan["groups"][-1]["phases"]
+    # Images that are told apart at once leave the second phase nothing to measure.
+    assert tests[0]["chosen"]
+    measured = ["range test" if test["chosen"] else None for test in tests]
+    assert [phase.get("learning_rate_from") for phase in plan["phases"]] == measured
+    for phase, test, ratio in zip(head, tests, (20, 2), strict=True):
+        assert phase["learning_rate"] == pytest.approx(ratio * test["learning_rate"])
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "chosen by a range test" in card and "figures/learning_rate_range.png" in card
+    assert (tmp_path / "run" / "figures" / "learning_rate_range.png").is_file()
+    assert "Learning rate range" in (tmp_path / "run" / "report.html").read_text()

@@ -206,6 +206,21 @@ def diagnosed(folder: Path) -> Found:
     return {"measured": json.dumps(replace(found, costs=None).to_dict()), "costs": str(found.costs)}
 
 
+def range_test(folder: Path) -> Found:
+    """Each rank sees other images; the measured rates must be one for all, and the ranks' weights stay the same."""
+    model = runs.make_model("vit", 0.1)
+    plan = ht.recipes.lp_ft(probe_epochs=1, epochs=1)
+    args = arguments(folder, **runs.options(learning_rate="auto", gradient_accumulation_steps=2))
+    trainer = ht.TransferTrainer(model, args, train_dataset=RandomImages(), plan=plan)
+    trainer.train()
+    tests = trainer.range_tests
+    return {
+        "rates": [test.learning_rate for test in tests],
+        "losses": [list(test.losses) for test in tests],
+        "digest": runs.digest(model),
+    }
+
+
 SCENARIOS: dict[str, Callable[[Path], Found]] = {
     function.__name__: function
     for function in (
@@ -224,6 +239,7 @@ SCENARIOS: dict[str, Callable[[Path], Found]] = {
         evaluated,
         interrupted,
         diagnosed,
+        range_test,
     )
 }
 

@@ -175,6 +175,13 @@ def test_a_signal_to_one_process_stops_both_at_one_step(launched_folder: Path) -
         assert found["resumed exactly"]
 
 
+def test_a_range_test_gives_one_rate(launched_folder: Path) -> None:
+    """Two processes measure the same losses, choose the same rates in both phases, and end with the same weights."""
+    first, second = results(launched_folder, "range_test")
+    assert first == second
+    assert len(first["rates"]) == 2 and all(len(losses) > 20 for losses in first["losses"])
+
+
 def test_missing_fsdp_is_reported(launched_folder: Path) -> None:
     """FSDP was asked for and is not there; the user is told that it is DDP."""
     assert "FSDP was asked for, but accelerate runs MULTI_CPU" in (launched_folder / "output.txt").read_text()
