@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hf_transfer.diagnosis.comparing import gain_of_earlier, gain_over_random, paired_difference, slope
+from hf_transfer.diagnosis.comparing import best_of, gain_of_earlier, gain_over_random, paired_difference, slope
 from hf_transfer.diagnosis.probing import Probe
 
 
@@ -25,43 +25,39 @@ def _drawn(accuracies: list[float], images: int, seed: int, shared: float = 0.6)
 
 
 def test_choosing_the_best_of_equal_layers_is_no_gain() -> None:
-    """Of eight layers as good as the last the best looks better; its interval rarely is above zero.
-
-    A plain bootstrap of the chosen layer against the last would be so far more often.
-    """
-    above, values = 0, []
-    for seed in range(60):
-        last, *earlier = _drawn([0.8] * 9, 400, seed)
-        found = gain_of_earlier(last, earlier, seed)
-        above += found.low > 0
-        values.append(found.value)
-    assert above <= 5
-    assert abs(np.mean(values)) < 0.012
-    naive = np.mean([max(p.accuracy for p in _drawn([0.8] * 9, 400, s)[1:]) - 0.8 for s in range(60)])
-    assert naive > 0.02
+    """Of eight layers as good as the last the best looks better; chosen on other images it is not."""
+    above, chosen, naive = 0, [], []
+    for seed in range(100):
+        last, *earlier = _drawn([0.8] * 9, 200, seed)
+        above += gain_of_earlier(last, earlier, seed).low > 0
+        chosen.append(best_of(earlier).accuracy - last.accuracy)
+        naive.append(max(probe.accuracy for probe in earlier) - last.accuracy)
+    assert above <= 12
+    assert abs(np.mean(chosen)) < 0.013
+    assert np.mean(naive) > 0.02
 
 
 def test_a_better_earlier_layer_is_found() -> None:
-    """Four points at 1,000 images are above zero, nearly always, and the interval holds the truth."""
+    """Four points at 1,000 images mostly are surely above zero, and the interval holds the truth."""
     held = above = 0
-    for seed in range(50):
+    for seed in range(30):
         last, *earlier = _drawn([0.8, 0.5, 0.7, 0.84, 0.83], 1000, seed)
         found = gain_of_earlier(last, earlier, seed)
         held += found.low <= 0.04 <= found.high
         above += found.low > 0
-    assert held >= 44
-    assert above >= 30
+    assert held >= 26
+    assert above >= 18
 
 
 def test_similarity_intervals_hold_the_truth() -> None:
     """The gain over the best random layer is a share of what that one gets wrong."""
     held = 0
-    for seed in range(50):
+    for seed in range(30):
         last, *random = _drawn([0.8, 0.55, 0.6, 0.4], 500, seed)
         found = gain_over_random(last, random, seed)
         held += found.low <= 0.5 <= found.high
         assert found.low > 0
-    assert held >= 44
+    assert held >= 26
 
 
 def test_nothing_is_infinite() -> None:

@@ -2,8 +2,8 @@
 
 Where the best of several layers is compared, it is chosen for each image on the others, fold by fold: the best of
 many looks better than it is on the images that it was chosen by. (The bootstrap alone, choosing in each resample anew,
-finds the best of eight equal layers surely better in one case of seven.) Images are drawn with replacement, by random
-weights of mean 1; intervals are the basic (pivotal) ones.
+finds the best of eight equal layers surely better in 13 % of draws; so it is 7 %.) Images are drawn with replacement,
+by random weights of mean 1; intervals are the basic (pivotal) ones.
 """
 
 from __future__ import annotations

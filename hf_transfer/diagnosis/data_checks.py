@@ -81,7 +81,7 @@ def near_duplicates(one: Looks, other: Looks, distance: float = DUPLICATE_DISTAN
 
     Images without contrast are like all others of their kind, and never called duplicates.
     """
-    ours, theirs = (_centred(looks.thumbnails) for looks in (one, other))
+    ours, theirs = (_with_contrast(looks.thumbnails) for looks in (one, other))
     for start in range(0, len(theirs[0]), _BLOCK):
         rows = slice(start, start + _BLOCK)
         distances = _distances(ours, (theirs[0][rows], theirs[1][rows]))
@@ -134,9 +134,10 @@ def _look(value: Any) -> tuple[FloatArray, int]:
     return np.asarray(small, np.float32).ravel(), side
 
 
-def _centred(thumbnails: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Thumbnails and their contrasts: root mean square around the mean of each image."""
-    return thumbnails, thumbnails.std(axis=1)
+def _with_contrast(thumbnails: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Thumbnails and their contrasts: root mean square around the mean colour of each image."""
+    contrast: FloatArray = np.sqrt(thumbnails.reshape(len(thumbnails), -1, 3).var(axis=1).mean(axis=1))
+    return thumbnails, contrast
 
 
 def _distances(ours: tuple[FloatArray, FloatArray], theirs: tuple[FloatArray, FloatArray]) -> FloatArray:
