@@ -3,7 +3,8 @@
     python benchmarks/regret.py --animals animals.npz --output_dir benchmarks/results --document benchmarks/RESULTS.md
 
 Reads `candidates.json` of the output folder, diagnoses each of its tasks in a process of its own, writes `regret.json`
-and the section "Regret" of the document. The accuracy of a choice is that of the candidate of the same kind (what the
+and the tables of candidates and
+regret into the document. The accuracy of a choice is that of the candidate of the same kind (what the
 head reads, or what is trained, with layer decay or without) on the same training images and seed. The test images
 played no part in any choice.
 """
@@ -21,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from candidates import table
 from transfer_tasks import DATA_SETS, SEEDS, SIZES, load_lite0, make_task
 
 # No layer of lite0 but the last can be what an ordinary checkpoint's head reads.
@@ -64,7 +66,8 @@ def main() -> None:
     print(text)
     if options.document is not None:
         before, _, rest = options.document.read_text().partition(BEGIN)
-        options.document.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.partition(END)[2]}")
+        whole = f"{before}{BEGIN}\n\n{table(candidates)}\n\n{text}\n\n{END}{rest.partition(END)[2]}"
+        options.document.write_text(whole)
 
 
 def key_of(row: Row) -> tuple[str, int, int]:
@@ -75,32 +78,34 @@ def key_of(row: Row) -> tuple[str, int, int]:
 def diagnosed(data_set: str, size: int, seed: int, animals: Path | None) -> Row:
     """Diagnose a task; the choice under each preference, with probe files and without."""
     import torch
-    from hf_transfer.diagnosis.running import diagnose
 
     from hf_transfer.data import eval_transform
     from hf_transfer.diagnosis.decide import decide
+    from hf_transfer.diagnosis.measuring import measure
 
     torch.set_num_threads(1)
     task = make_task(data_set, size, seed, animals)
     loaded = load_lite0(task.label_names, seed)
     images = task.train.with_transform(eval_transform(loaded.processor))
     started = time.process_time()
-    report = diagnose(loaded.model, images, loaded.processor, seed=seed, progress=False)
+    # What `hf_transfer.diagnose` does without a budget, for all preferences at once.
+    evidence = measure(loaded.model, images, loaded.processor, seed=seed, progress=False)
+    decisions = {prefer: decide(evidence, prefer) for prefer in PREFERENCES}
     cost = time.process_time() - started
-    decisions = {prefer: decide(report.evidence, prefer) for prefer in PREFERENCES}
-    decisions["with probe files"] = decide(report.evidence, "balanced", allow_probe_file=True)
+    decisions["with probe files"] = decide(evidence, "balanced", allow_probe_file=True)
+    balanced = decisions["balanced"]
     return {
         "data_set": data_set,
         "per_class": size,
         "seed": seed,
         "cpu_seconds": cost,
-        "scenario": report.scenario,
+        "scenario": balanced.scenario,
         "choices": {name: kind(each.recipe, each.layer, each.options) for name, each in decisions.items()},
         "options": {name: dict(each.options) for name, each in decisions.items()},
-        "reasons": list(report.reasons),
+        "reasons": list(balanced.reasons),
         "expected": {
             kind(each.recipe, each.layer, each.options): round(each.accuracy, 4)
-            for each in reversed(decisions["balanced"].candidates)  # of several depths the best comes first
+            for each in reversed(balanced.candidates)  # of several depths the best comes first
         },
     }
 
