@@ -20,13 +20,15 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from transformers import Trainer, TrainerCallback, ViTForImageClassification
 from transformers.distributed import DistributedConfig
 
 import hf_transfer as ht
 from hf_transfer import trainer as trainer_module
+from hf_transfer.data import collate
 from hf_transfer.diagnosis.measuring import measure
-from hf_transfer.errors import InterruptedTrainingError, ReplicasDifferError
+from hf_transfer.errors import InterruptedTrainingError, NonFiniteLossError, ReplicasDifferError
 from tests import labelled_images
 from tests.distributed import runs
 from tests.training import RandomImages, arguments
@@ -221,6 +223,61 @@ def range_test(folder: Path) -> Found:
     }
 
 
+def uneven_labels(folder: Path) -> Found:
+    """A model that does not scale its loss, with labels that are ignored unevenly over the ranks."""
+    weights, losses = {}, {}
+    for accumulation in (1, 2):
+        model = runs.make_model("resnet")
+        options = {"train_sampling_strategy": "sequential", "optim": "sgd", "learning_rate": 1e-2}
+        plan = ht.recipes.fine_tune(norm="eval")
+        data = runs.UnevenLabels()
+        options |= {"gradient_accumulation_steps": accumulation}
+        trainer = runs.make_trainer(model, folder, plan, data=data, **options)
+        trainer.train()
+        weights |= {f"{accumulation} {name}": value for name, value in model.state_dict().items()}
+        losses[accumulation] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {"weights": weights, "losses": losses}
+
+
+def augmented(folder: Path) -> Found:
+    """Random augmentation."""
+    model = runs.make_model("vit")
+    options = {"optim": "sgd", "learning_rate": 1e-2, "data_collator": collate}
+    runs.make_trainer(model, folder, runs.GRADUAL, data=runs.augmented_images(), **options).train()
+    return {"weights": model.state_dict()}
+
+
+def broken_image(folder: Path) -> Found:
+    """An image that is no number reaches one rank alone, in the first of two micro-batches."""
+    model = runs.make_model("vit")
+    options = {"train_sampling_strategy": "sequential", "optim": "sgd", "gradient_accumulation_steps": 2}
+    trainer = runs.make_trainer(model, folder, runs.GRADUAL, data=runs.BrokenImages(), **options)
+    error = ""
+    try:
+        trainer.train()
+    except NonFiniteLossError as found:
+        error = str(found)
+    finite = all(bool(value.isfinite().all()) for value in model.state_dict().values())
+    return {"error": error, "finite": finite}
+
+
+def compiled(folder: Path) -> Found:
+    """Two phases with torch.compile, and the number of graphs."""
+    phases = (ht.Phase("a", "head", max_steps=2), ht.Phase("b", "all", max_steps=2))
+    weights = []
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for options in ({}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}):
+        AcceleratorState._reset_state()
+        model = runs.make_model("vit")
+        options |= {"optim": "sgd", "learning_rate": 1e-2}
+        runs.make_trainer(model, folder, ht.TransferPlan(phases), **options).train()
+        weights.append(model.state_dict())
+    AcceleratorState._reset_state()
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    return {"plain": weights[0], "compiled": weights[1], "graphs": graphs}
+
+
 SCENARIOS: dict[str, Callable[[Path], Found]] = {
     function.__name__: function
     for function in (
@@ -240,6 +297,10 @@ SCENARIOS: dict[str, Callable[[Path], Found]] = {
         interrupted,
         diagnosed,
         range_test,
+        uneven_labels,
+        augmented,
+        broken_image,
+        compiled,
     )
 }
 

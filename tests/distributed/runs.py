@@ -76,11 +76,11 @@ class UnevenLabels(RandomImages):
 
 
 class BrokenImages(RandomImages):
-    """The fifth image of each step is broken: with two ranks that of the second rank alone."""
+    """The third image of each step is broken: with two ranks and micro-batches it is the second rank's."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pixels[4::GLOBAL_BATCH] = torch.nan
+        self.pixels[2::GLOBAL_BATCH] = torch.nan
 
 
 def augmented_images() -> Any:

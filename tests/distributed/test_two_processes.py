@@ -155,6 +155,41 @@ def test_a_second_train_trains_again(launched_folder: Path) -> None:
         assert found["moved"] and found["body moved"]
 
 
+def test_ignored_labels_count_alike_on_all_ranks(launched_folder: Path, tmp_path: Path) -> None:
+    """Labels of -100 that fall unevenly on two ranks, on one rank alone in a step: the result of one process."""
+    alone = launched.uneven_labels(tmp_path)
+    first, second = results(launched_folder, "uneven_labels")
+    for key, value in alone["weights"].items():
+        assert torch.equal(first["weights"][key], second["weights"][key])
+        assert torch.allclose(first["weights"][key], value, rtol=0, atol=1e-5), key
+
+
+def test_augmentation_does_not_depend_on_the_ranks(launched_folder: Path, tmp_path: Path) -> None:
+    """The same image is augmented alike whichever process reads it: two processes give the result of one."""
+    alone = launched.augmented(tmp_path)["weights"]
+    for found in results(launched_folder, "augmented"):
+        for key, value in alone.items():
+            assert torch.allclose(found["weights"][key], value, rtol=0, atol=1e-5), key
+
+
+def test_a_broken_loss_on_one_rank_stops_both_before_the_step(launched_folder: Path) -> None:
+    """The rank that has it names the value, the other says that it was another's; no weight is hurt."""
+    first, second = results(launched_folder, "broken_image")
+    assert "loss became not finite in another process at step 1" in first["error"]
+    assert "loss became nan at step 1" in second["error"]
+    assert first["finite"] and second["finite"]
+
+
+def test_compiled_under_ddp(launched_folder: Path) -> None:
+    """torch.compile around DDP: the weights of a run that is not compiled, on both ranks, one compilation a phase."""
+    first, second = results(launched_folder, "compiled")
+    for key, value in first["plain"].items():
+        assert torch.allclose(first["compiled"][key], value, rtol=0, atol=1e-6), key
+        assert torch.equal(first["compiled"][key], second["compiled"][key]), key
+    for found in (first, second):
+        assert 1 <= found["graphs"] <= 2
+
+
 def test_files_and_logs_are_written_once(launched_folder: Path) -> None:
     """Each step is printed by one process, and no second copy of any file is there."""
     output = (launched_folder / "output.txt").read_text()
@@ -164,7 +199,8 @@ def test_files_and_logs_are_written_once(launched_folder: Path) -> None:
     assert {"rng_state_0.pth", "rng_state_1.pth", "transfer_plan.json", "transfer_state.json"} <= names
     lines = [line for line in output.splitlines() if line.startswith("{'train_runtime'")]
     gradual, fsdp, stock, evaluated, interrupted = len(GRADUAL) + 2, 2, 1, 2, 2
-    assert len(lines) == gradual + fsdp + stock + evaluated + interrupted
+    uneven, augmented, compiled = 2, 1, 2
+    assert len(lines) == gradual + fsdp + stock + evaluated + interrupted + uneven + augmented + compiled
 
 
 def test_a_signal_to_one_process_stops_both_at_one_step(launched_folder: Path) -> None:
