@@ -199,7 +199,9 @@ def write(path: Path, results: dict[str, Any]) -> None:
     from hf_transfer.run_record import collect_hardware, collect_versions
 
     print(json.dumps({k: v for k, v in results.items() if k not in SIDES}, indent=2))
-    path.write_text(json.dumps(results | {"versions": collect_versions(), "hardware": collect_hardware()}, indent=2))
+    path.write_text(
+        json.dumps(results | {"versions": collect_versions(), "hardware": collect_hardware()}, indent=2) + "\n"
+    )
 
 
 if __name__ == "__main__":
