@@ -1,6 +1,8 @@
 """Training the last layers from the feature cache, against the stock Trainer and the bare limit, in turns.
 
-    OMP_NUM_THREADS=1 python benchmarks/cut.py --output_dir benchmarks/results
+    OMP_NUM_THREADS=1 python benchmarks/cut.py --output_dir benchmarks/results --images 128
+
+Rounds are added to those of the same settings in the file, so that they can be run a few at a time (`--scenarios`).
 
 Random weights and JPEG images: time only, no accuracy. Each run is a process of its own with one thread, forked from
 one that has imported the libraries and made the images; what counts is all CPU time (user and system, by
@@ -190,6 +192,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scenarios", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     options = parser.parse_args()
     import torch
 
@@ -199,24 +202,35 @@ def main() -> None:
     torch.set_num_threads(1)
     images = make_images(options.images)
     ht.wrap(make_model("vit"))  # the registry imports wrappers when it is first used
-    seconds: dict[str, dict[str, list[float]]] = {name: {side: [] for side in SIDES} for name in SCENARIOS}
+    known = earlier(options)
+    seconds = {name: row["cpu_seconds"] for name, row in known.get("scenarios", {}).items()}
     details: dict[str, Any] = {}
-    for number in range(options.rounds):
-        for scenario in SCENARIOS:
+    for _ in range(options.rounds):
+        for scenario in options.scenarios:
+            seconds.setdefault(scenario, {side: [] for side in SIDES})
             with tempfile.TemporaryDirectory() as folder:
                 for side in SIDES:
                     found = run_in_process(scenario, side, images, options.epochs, folder)
                     seconds[scenario][side].append(found["cpu_seconds"])
                     details[f"{scenario}, {side}"] = found
-            each = {side: round(values[number], 1) for side, values in seconds[scenario].items()}
+            each = {side: round(values[-1], 1) for side, values in seconds[scenario].items()}
             print(scenario, each, flush=True)
-        write(options, seconds, details)  # after each round, so that an interrupted measurement is not lost
+        write(options, seconds, details, known)  # after each round, so that an interrupted measurement is not lost
+
+
+def earlier(options: argparse.Namespace) -> dict[str, Any]:
+    """What the file says of rounds with the same settings, to be added to."""
+    path = options.output_dir / "cut.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    same = all(known.get(name) == getattr(options, name) for name in ("images", "epochs"))
+    return known if same else {}
 
 
 def write(
     options: argparse.Namespace,
     seconds: dict[str, dict[str, list[float]]],
     details: dict[str, Any],
+    known: dict[str, Any],
 ) -> None:
     rows = {}
     for scenario, sides in seconds.items():
@@ -239,10 +253,11 @@ def write(
         "images": options.images,
         "epochs": options.epochs,
         "batch": BATCH,
-        "rounds": len(next(iter(seconds.values()))["stock"]),
+        "rounds": {name: len(sides["stock"]) for name, sides in seconds.items()},
         "scenarios": rows,
-        "decisions": {name: found["decision"] for name, found in details.items() if "decision" in found},
-        "losses": {name: found["losses"] for name, found in details.items()},
+        "decisions": known.get("decisions", {})
+        | {name: found["decision"] for name, found in details.items() if "decision" in found},
+        "losses": known.get("losses", {}) | {name: found["losses"] for name, found in details.items()},
     }
     options.output_dir.mkdir(parents=True, exist_ok=True)
     (options.output_dir / "cut.json").write_text(json.dumps(facts, indent=2) + "\n")

@@ -4,9 +4,9 @@
     python benchmarks/linear_probe.py --output_dir benchmarks/results --sides stock --rounds 1
 
 Each figure is the CPU time (user and system, children included) of a whole process: imports, decoding, and for the two
-trainers everything from images to the saved checkpoint. Bare and probe take turns; runs are added to those in the
-file. All use the demo's EfficientNet-Lite0 and 2,000 images of
-Fashion-MNIST, in one thread, with the transform of evaluation. The stock Trainer trains the head alone (all else
+trainers everything from images to the saved checkpoint. Bare and probe take turns; runs are added to those in
+the file. All use the demo's EfficientNet-Lite0 and 2,000 images of Fashion-MNIST, in one thread, with the transform of
+evaluation. The stock Trainer trains the head alone (all else
 `requires_grad=False`) with AdamW and a cosine schedule, at the rate of the recipe linear_probe. Accuracies are on the
 1,000 test images. `--memory` measures peak memory instead, with 2,000 and with 20,000 images.
 """
@@ -106,7 +106,21 @@ def stock(options: argparse.Namespace, model: Any, processor: Any, train: Any, f
         num_train_epochs=options.epochs, learning_rate=options.rate, lr_scheduler_type="cosine", warmup_steps=0.1,
         per_device_train_batch_size=32,
     )  # fmt: skip
-    return Trainer(model, args, data_collator=collate, train_dataset=train, processing_class=processor)
+    made = Trainer(model, args, data_collator=collate, train_dataset=train, processing_class=processor)
+    made.add_callback(epoch_costs())
+    return made
+
+
+def epoch_costs() -> Any:
+    """A callback that prints the CPU time so far after each epoch: a run that was cut off is worth something, too."""
+    from transformers import TrainerCallback
+
+    class EpochCosts(TrainerCallback):
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            print(json.dumps({"epoch": state.epoch, "cpu_seconds": used.ru_utime + used.ru_stime}), flush=True)
+
+    return EpochCosts()
 
 
 def measured(options: argparse.Namespace, side: str, **changes: Any) -> dict[str, Any]:
@@ -185,7 +199,9 @@ def write(path: Path, results: dict[str, Any]) -> None:
     from hf_transfer.run_record import collect_hardware, collect_versions
 
     print(json.dumps({k: v for k, v in results.items() if k not in SIDES}, indent=2))
-    path.write_text(json.dumps(results | {"versions": collect_versions(), "hardware": collect_hardware()}, indent=2))
+    path.write_text(
+        json.dumps(results | {"versions": collect_versions(), "hardware": collect_hardware()}, indent=2) + "\n"
+    )
 
 
 if __name__ == "__main__":
