@@ -3,41 +3,87 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from pathlib import Path
 
+import PIL.Image
 import pytest
 from markdown_it import MarkdownIt
 
 from hf_transfer.card_metadata import validate_metadata
+from hf_transfer.cli import main
+from hf_transfer.hub.staging import local_images
+from hf_transfer.run_record import RunRecord
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "model_cards"
-CARDS = sorted(path.stem for path in (FOLDER / "records").glob("*.json"))
 _SPEC = importlib.util.spec_from_file_location("make", ROOT / "scripts" / "make_model_cards.py")
 assert _SPEC is not None and _SPEC.loader is not None
 make = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(make)
+CARDS = sorted(make.RUNS)
 
 
-def test_every_record_has_a_card_and_is_listed() -> None:
-    """Four records, four cards, each named in the folder's README; no card without a record."""
-    assert len(CARDS) == 4 and sorted(p.stem for p in FOLDER.glob("*.md") if p.stem != "README") == CARDS
+def card_of(name: str) -> str:
+    return (FOLDER / name / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_run_has_a_card_and_is_listed() -> None:
+    """Four runs, four cards, each named in the folder's README; nothing is left of a run that is gone."""
+    assert len(CARDS) == 4 and sorted(p.name for p in FOLDER.iterdir() if p.is_dir()) == CARDS
     listed = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert all(f"({name}.md)" in listed for name in CARDS)
+    assert all(f"({name}/README.md)" in listed for name in CARDS)
 
 
 @pytest.mark.parametrize("name", CARDS)
 def test_golden(name: str) -> None:
     """The card is the one that the record gives; if that change is wanted: python scripts/make_model_cards.py."""
-    card = (FOLDER / f"{name}.md").read_text(encoding="utf-8")
-    assert make.golden_card(FOLDER / "records" / f"{name}.json") == card
-    validate_metadata(card)
+    assert make.golden_card(name) == card_of(name)
+    validate_metadata(card_of(name))
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_images_resolve(name: str) -> None:
+    """Every image that a card shows is there and opens, and every figure that is there is shown."""
+    shown = local_images(card_of(name))
+    assert sorted(shown) == sorted(f"figures/{path.name}" for path in (FOLDER / name / "figures").iterdir())
+    for path in shown:
+        with PIL.Image.open(FOLDER / name / path) as image:
+            image.verify()
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_record_is_of_the_command(name: str) -> None:
+    """The kept record is of the very flags that the script gives, in as many processes as it starts."""
+    record = RunRecord.load(FOLDER / name / "run.json").to_dict()
+    words = make.command(name, Path(name))
+    assert record["command"] == shlex.join(["hf-transfer", "train", *words[words.index("train") + 1 :]])
+    assert record["hardware"]["world_size"] == (2 if name == "two_ranks" else 1)
+    assert sum(record["data"]["counts"]["train"].values()) == make.IMAGES["train"]
+    assert record["evaluation"]["test"]["n"] == make.IMAGES["test"]
+
+
+@pytest.mark.slow
+def test_a_new_run_gives_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quickest of the runs, made again, has the kept record's plan, data, model and preprocessing, and about its
+    accuracy."""
+    name = "linear_probe"
+    make.write_inputs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = make.command(name, Path(name))
+    assert main(words[words.index("train") :]) == 0
+    kept, made = (RunRecord.load(path / "run.json").to_dict() for path in (FOLDER / name, tmp_path / name))
+    for part in ("command", "base_model", "data", "preprocessing", "seed"):
+        assert made[part] == kept[part], part
+    assert made["training"]["plan"] == kept["training"]["plan"]
+    accuracies = [record["evaluation"]["test"]["metrics"]["accuracy"]["value"] for record in (kept, made)]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.02)
 
 
 @pytest.mark.parametrize("name", CARDS)
 def test_markdown_is_clean(name: str) -> None:
     """One title, no skipped level, blank lines around blocks, no trailing space; every table is seen as one."""
-    body = (FOLDER / f"{name}.md").read_text(encoding="utf-8").split("\n---\n", 1)[1]
+    body = card_of(name).split("\n---\n", 1)[1]
     lines = body.splitlines()
     assert not [line for line in lines if line != line.rstrip() or "\t" in line]
     assert "\n\n\n" not in body
