@@ -206,6 +206,14 @@ def diagnosed(folder: Path) -> Found:
     return {"measured": json.dumps(replace(found, costs=None).to_dict()), "costs": str(found.costs)}
 
 
+def decided(folder: Path) -> Found:
+    """A diagnosis with the decision."""
+    PartialState(cpu=True)
+    model = runs.make_model("vit")
+    found = ht.diagnose(model, RandomImages(60), pretrained=True, cache=False, progress=False)
+    return {"diagnosis": json.dumps(found.to_dict())}
+
+
 SCENARIOS: dict[str, Callable[[Path], Found]] = {
     function.__name__: function
     for function in (
@@ -224,6 +232,7 @@ SCENARIOS: dict[str, Callable[[Path], Found]] = {
         evaluated,
         interrupted,
         diagnosed,
+        decided,
     )
 }
 
