@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hf_transfer import recipes
+    from hf_transfer.diagnosis.running import diagnose
     from hf_transfer.errors import TransferError
     from hf_transfer.features import extract_features
     from hf_transfer.freezing import frozen
@@ -35,6 +36,7 @@ __all__ = [
     "TransferError",
     "TransferPlan",
     "TransferTrainer",
+    "diagnose",
     "extract_features",
     "frozen",
     "list_wrappers",
@@ -58,6 +60,7 @@ _HOME = {
     "TransferError": "errors",
     "TransferPlan": "plan",
     "TransferTrainer": "trainer",
+    "diagnose": "diagnosis.running",
     "extract_features": "features",
     "frozen": "freezing",
     "list_wrappers": "registry",

@@ -222,8 +222,7 @@ def _title(record: Mapping[str, Any]) -> str:
 
 def diagnosis_of(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """What a diagnosis said of the recipe: "scenario", "recipe", "reasons"; None for a run that was told its plan."""
-    training = record["training"]
-    found = (training["plan"] or {}).get("diagnosis") or training.get("diagnosis")
+    found = record.get("diagnosis")
     return found if isinstance(found, Mapping) and found.get("reasons") else None
 
 

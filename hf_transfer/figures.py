@@ -34,6 +34,7 @@ ALT_TEXT: Mapping[str, str] = MappingProxyType(
         "confusion_matrix.png": "Heat map of true against predicted class; each row shows the shares of one class.",
         "layer_plan.png": "Table of layer groups from input to output against phases: learning rate, or frozen.",
         "learning_rate_range.png": "Line charts of training loss against learning rate; the chosen rate is marked.",
+        "accuracy_by_depth.png": "Line chart of held-out accuracy by layer, with pretrained and with random weights.",
         "worst_mistakes.png": "Grid of wrongly classified images: prediction with its confidence, and true label.",
     }
 )

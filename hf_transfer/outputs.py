@@ -16,6 +16,9 @@ from torch import nn
 
 from hf_transfer.card import write_card
 from hf_transfer.data import decode_image
+from hf_transfer.diagnosis.figure import FILE as DEPTHS_FIGURE
+from hf_transfer.diagnosis.result import FILE as DIAGNOSIS_FILE
+from hf_transfer.diagnosis.result import Diagnosis
 from hf_transfer.errors import OutputError
 from hf_transfer.evaluation import EvaluationReport, most_confident_errors, write_predictions
 from hf_transfer.figures import PhaseSpan, confusion_matrix, layer_plan, learning_curves, worst_mistakes
@@ -32,6 +35,7 @@ _RUN_PATTERNS = (
     *_RUN_FILES,
     "README.md",
     "report.html",
+    DIAGNOSIS_FILE,
     "predictions*.parquet",
     "*_results.json",
     "preprocessor_config.json",
@@ -150,7 +154,8 @@ def write_results(folder: Path, record: RunRecord, results: Sequence[SplitResult
         data = record.to_dict()
         plan = data["training"]["plan"]
         if plan is not None:
-            (folder / "transfer_plan.json").write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+            stated = plan if data["diagnosis"] is None else plan | {"diagnosis": data["diagnosis"]}
+            (folder / "transfer_plan.json").write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
         for position, result in enumerate(results):
             name = "predictions.parquet" if position == 0 else f"predictions_{result.report.split}.parquet"
             _write_predictions(folder / name, result)
@@ -198,8 +203,13 @@ def _write_figures(folder: Path, data: Mapping[str, Any], result: SplitResult) -
         layer_plan(plan["groups"], plan["phases"], folder / "layer_plan.png"),
         confusion_matrix(result.report, folder / "confusion_matrix.png"),
         _write_mistakes(folder / "worst_mistakes.png", result),
+        _write_depths(folder / DEPTHS_FIGURE, data["diagnosis"]),
     )
     return [path for path in written if path is not None]
+
+
+def _write_depths(path: Path, diagnosis: Mapping[str, Any] | None) -> Path | None:
+    return None if diagnosis is None else Diagnosis.from_dict(diagnosis).plot(path)
 
 
 def _write_mistakes(path: Path, result: SplitResult) -> Path | None:

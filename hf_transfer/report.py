@@ -22,6 +22,8 @@ _CAPTIONS: Mapping[str, str] = MappingProxyType(
         "confusion_matrix.png": "Rows are true classes, columns predictions; numbers are images.",
         "layer_plan.png": "What each phase trained, and at which learning rate.",
         "learning_rate_range.png": "Losses of trial steps before each phase; dashed: the learning rate chosen.",
+        "accuracy_by_depth.png": "A linear classifier on each layer, from input to output, with pretrained and with "
+        "random weights; the circle is the layer that the chosen head reads.",
         "worst_mistakes.png": "The most confident mistakes: prediction with its confidence, then the true class.",
     }
 )

@@ -67,6 +67,7 @@ class RunRecord:
             "class" and "defaults", and the settings and results of the training loop.
         timing: "train_seconds", "evaluation_seconds", "images_per_second".
         evaluation: `EvaluationReport.to_dict()` by the name of the split.
+        diagnosis: `Diagnosis.to_dict()` of a run whose recipe was chosen by it, else None.
         log_history: What Trainer logged.
         created: Time in UTC as ISO 8601.
 
@@ -85,6 +86,7 @@ class RunRecord:
     training: Mapping[str, Any]
     timing: Mapping[str, Any]
     evaluation: Mapping[str, Any]
+    diagnosis: Mapping[str, Any] | None = None
     log_history: list[Any] = field(default_factory=list)
     created: str = field(default_factory=utc_now)
 
@@ -99,6 +101,8 @@ class RunRecord:
             "log_history": list,
         }.items():
             _check_kind(name, getattr(self, name), kind)
+        if self.diagnosis is not None:
+            _check_kind("diagnosis", self.diagnosis, dict)
         for name, required in _REQUIRED.items():
             part = getattr(self, name)
             _check_kind(name, part, dict)
@@ -127,13 +131,13 @@ class RunRecord:
                 "another version of hf-transfer-learning, or is not a run.json."
             )
         known = {item.name for item in fields(cls)}
-        found = set(data) - {"schema"}
+        found = set(data) - {"schema"} | {"diagnosis"}  # records of before there were diagnoses have none
         if found != known:
             raise ArgumentError(
                 f"A run record has the keys {', '.join(sorted(known))}; missing: {sorted(known - found)}, unknown: "
                 f"{sorted(found - known)}."
             )
-        return cls(**{name: data[name] for name in known})
+        return cls(**{name: data[name] for name in known if name in data})
 
     def save(self, path: str | Path) -> None:
         """Write the record as JSON, whole or not at all.

@@ -20,6 +20,8 @@ _REENTRANT = (
     "Reentrant activation checkpointing gives no gradient to layers behind a frozen part. Set use_reentrant to false "
     "in activation_checkpointing_kwargs."
 )
+AUTO = "auto"
+"""The recipe that `hf_transfer.diagnosis` chooses."""
 MemoryFormat = Literal["auto", "channels_last", "default"]
 AUTO = "auto"
 if TYPE_CHECKING:
@@ -48,7 +50,11 @@ class TransferArguments(TrainingArguments):
         },
     )
     recipe: str | None = field(
-        default=None, metadata={"help": "How to train, by name; `hf-transfer train --help` lists the recipes."}
+        default=None,
+        metadata={
+            "help": "How to train, by name, or auto: a diagnosis of the data chooses. `hf-transfer train --help` "
+            "lists the recipes."
+        },
     )
     recipe_options: dict[str, Any] | str | None = field(
         default=None, metadata={"help": 'Options of the recipe as JSON, such as \'{"k": 2, "layer_decay": 0.75}\'.'}
@@ -265,6 +271,11 @@ def plan_from_arguments(args: TrainingArguments) -> TransferPlan | None:
         if args.norm is not None:
             raise ArgumentError("norm needs a recipe: give --recipe NAME.")
         return None
+    if args.recipe == AUTO:
+        raise ArgumentError(
+            "The recipe auto is chosen by a diagnosis of model and data, which arguments alone cannot make: pass "
+            "plan=ht.diagnose(model, dataset, processor).plan to the trainer, or use hf-transfer train --recipe auto."
+        )
     options = dict(args.recipe_options) if isinstance(args.recipe_options, dict) else {}
     if args.norm is not None and options.setdefault("norm", args.norm) != args.norm:
         raise ArgumentError(f"--norm {args.norm} contradicts recipe_options, which say norm {options['norm']!r}.")

@@ -85,4 +85,4 @@ def _layer(
     name: str, accuracy: float, behind_best: float, behind_best_error: float, random: float | None
 ) -> LayerMeasurement:
     inside = min(max(accuracy, 0.0), 1.0)
-    return LayerMeasurement(name, 16, inside, 0.02, 1.0, behind_best, behind_best_error, random)
+    return LayerMeasurement(name, 16, inside, 0.02, 0.97, behind_best, behind_best_error, random)

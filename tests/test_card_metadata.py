@@ -61,7 +61,7 @@ def test_diagnosis() -> None:
     plain = render_card(record())
     assert "Diagnosis" not in plain
     data = record()
-    data["training"]["plan"]["diagnosis"] = {
+    data["diagnosis"] = {
         "scenario": "few images, near the pretraining",
         "recipe": "linear_probe",
         "reasons": ["The last layer reaches 0.91 ± 0.02.", "Only *20* images | class <b>."],

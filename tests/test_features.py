@@ -91,6 +91,16 @@ def _entry(mark: Path) -> str:
     return (mark.parents[1] / "entry.json").read_text()
 
 
+def test_labels_beside_the_images_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the transform of evaluation the same images are known again, with labels and without."""
+    data, model = labelled_images.labelled_images(40), tiny.vit()
+    with labelled_images.counting(monkeypatch, model.vit.embeddings) as counter:
+        alone = run(model, data, tmp_path)
+        labelled = run(model, data.with_transform(eval_transform(labelled_images.processor())), tmp_path)
+        assert (counter.decoded, counter.images) == (40, 40)
+        np.testing.assert_array_equal(labelled["last"], alone["last"])
+
+
 def test_a_changed_image_file_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images that are files of their own are known by size and time of change, too."""
     (tmp_path / "images").mkdir()

@@ -102,7 +102,7 @@ def run() -> dict[str, Any]:
 
 
 def make_figures(folder: Path) -> list[Path]:
-    paths = [folder / name for name in (*ALT_TEXT, "accuracy_by_depth.png")]
+    paths = [folder / name for name in (*ALT_TEXT, "rates_by_layer.png")]
     for index, path in enumerate(paths):
         Image.new("RGB", (8 + index, 8)).save(path)
     return paths
@@ -164,7 +164,7 @@ def test_figures_are_embedded_with_alt_texts(tmp_path: Path) -> None:
     images = page.all("img")
     contents = [base64.b64decode((image["src"] or "").removeprefix("data:image/png;base64,")) for image in images]
     assert contents == [figure.read_bytes() for figure in figures]
-    assert [image["alt"] for image in images] == [*ALT_TEXT.values(), "Accuracy by depth."]
+    assert [image["alt"] for image in images] == [*ALT_TEXT.values(), "Rates by layer."]
 
 
 def test_labels_cannot_inject(tmp_path: Path) -> None:

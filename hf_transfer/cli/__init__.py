@@ -11,6 +11,7 @@ from hf_transfer.errors import InterruptedTrainingError, TransferError
 
 COMMANDS = {
     "train": "fine-tune an image classifier: load, check, train, evaluate, write checkpoint, card and figures",
+    "diagnose": "measure which kind of transfer a data set needs, and say which recipe to use and why",
     "inspect": "show the layer groups of a model, and what a recipe would train",
     "evaluate": "measure a trained model on a data set",
     "publish": "check, upload and verify a finished run on the Hub, private unless told otherwise",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hf_transfer.data import ImageData, Preprocessing
+from hf_transfer.diagnosis.result import Diagnosis
 from hf_transfer.evaluation import EvaluationReport
 from hf_transfer.evaluation.calibration import Calibration
 from hf_transfer.models import BaseModel
@@ -26,6 +27,7 @@ def make_record(
     train_seconds: float | None,
     evaluation_seconds: float,
     calibration: Calibration | None = None,
+    diagnosis: Diagnosis | None = None,
 ) -> RunRecord:
     """Collect everything that `run.json` holds.
 
@@ -40,6 +42,7 @@ def make_record(
         train_seconds: Of the training alone; None for a resumed run, of which only the last part was timed.
         evaluation_seconds: Of all evaluations after it.
         calibration: Before and after a temperature.
+        diagnosis: That chose the recipe.
     """
     views = max((d.views for d in trainer.cache_decisions if d.used), default=1)
     augmentation = (
@@ -64,5 +67,6 @@ def make_record(
             else {}
         ),
         evaluation={split: report.to_dict() for split, report in reports.items()},
+        diagnosis=None if diagnosis is None else diagnosis.to_dict(),
         log_history=trainer.state.log_history,
     )

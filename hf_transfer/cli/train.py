@@ -15,6 +15,8 @@ import torch
 from hf_transfer import recipes
 from hf_transfer.card import render_card, validate_metadata
 from hf_transfer.checkpoints import last_complete, recover
+from hf_transfer.cli import auto
+from hf_transfer.cli.auto import DiagnosisOptions
 from hf_transfer.cli.evaluate import evaluate_split
 from hf_transfer.cli.images import load_images
 from hf_transfer.cli.options import ModelOptions, TrainDataOptions, parse
@@ -22,6 +24,7 @@ from hf_transfer.cli.publish import report
 from hf_transfer.cli.record import make_record
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.data import ImageData, collate, eval_transform, train_transform
+from hf_transfer.diagnosis.result import Diagnosis
 from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import make_compute_metrics
 from hf_transfer.evaluation.calibration import measure_calibration
@@ -36,7 +39,11 @@ from hf_transfer.run_record import RunRecord, collect_hardware, collect_versions
 from hf_transfer.trainer import TransferTrainer
 from hf_transfer.training_args import TransferArguments, check_processes, measures_rate, plan_from_arguments
 
-DESCRIPTION = "Fine-tune an image classifier by a recipe or plan. The recipes are: " + ", ".join(recipes.names()) + "."
+DESCRIPTION = (
+    "Fine-tune an image classifier by a recipe or plan. The recipes are: "
+    + ", ".join(recipes.names())
+    + "; auto diagnoses which one the data need."
+)
 DEFAULTS: Mapping[str, Any] = {
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
@@ -74,17 +81,22 @@ class Job:
     args: TransferArguments
     command: tuple[str, ...]
     overwrite: bool = False
+    diagnosis: DiagnosisOptions = field(default_factory=DiagnosisOptions)
+    given: frozenset[str] = frozenset()
 
 
 def run(argv: Sequence[str]) -> int:
     """Run the command."""
-    types = (ModelOptions, TrainDataOptions, OutputOptions, TransferArguments)
-    model, data, output, args, given = parse(types, argv, "train", DESCRIPTION, DEFAULTS)
+    types = (ModelOptions, TrainDataOptions, OutputOptions, DiagnosisOptions, TransferArguments)
+    model, data, output, diagnosis, args, given = parse(types, argv, "train", DESCRIPTION, DEFAULTS)
     if "output_dir" not in given:
         raise ArgumentError("Where to put the results? Give --output_dir FOLDER.")
     settle_recipe(args, given)
-    settle_solver(args, data, given)
-    train(Job(model, data, args, ("hf-transfer", "train", *argv), output.overwrite_output_dir))
+    auto.check_automatic(args, diagnosis, given)
+    if not auto.is_automatic(args):
+        settle_solver(args, data, given)
+    command = ("hf-transfer", "train", *argv)
+    train(Job(model, data, args, command, output.overwrite_output_dir, diagnosis, given))
     return 0
 
 
@@ -140,6 +152,7 @@ def train(job: Job) -> None:
         check_trainable(job.model.model_name_or_path, job.model.model_revision)
         data = load_images(job.data)
     loaded = _load_model(job, data)
+    diagnosis = _diagnose(job, data, loaded, terminal)
     compute_metrics = make_compute_metrics(data.label_names, tuple(job.data.metrics or ()))
     plan = plan_from_arguments(args)
     assert plan is not None
@@ -154,18 +167,43 @@ def train(job: Job) -> None:
     trainer = _make_trainer(job, data, loaded, compute_metrics)
     if args.process_index == 0:
         folder.prepare()
-    terminal.heading(f"Data: {data.name}")
-    terminal.data(data)
+        if diagnosis is not None:
+            auto.keep(diagnosis, folder.path)
+    if diagnosis is None:
+        _show_data(data, terminal)
     terminal.heading(f"What will be trained: {loaded.base.architecture}")
     if loaded.base.random_weights:
         terminal.text("No pretrained weights: this is an architecture's name, and all weights are random.")
     terminal.text(table)
     terminal.text(_lengths(plan, args))
-    _train_and_write(job, trainer, data, loaded, folder.path, terminal)
+    _train_and_write(job, trainer, data, loaded, folder.path, terminal, diagnosis)
+
+
+def _diagnose(job: Job, data: ImageData, loaded: LoadedModel, terminal: Terminal) -> Diagnosis | None:
+    """For the recipe auto: choose, show, and set the arguments of what was chosen."""
+    if not auto.is_automatic(job.args):
+        return None
+    _show_data(data, terminal)
+    found = auto.choose_recipe(job.diagnosis, data, loaded, job.args)
+    auto.show(found, terminal)
+    auto.apply(found, job.args, job.data, job.given)
+    settle_solver(job.args, job.data, job.given)
+    return found
+
+
+def _show_data(data: ImageData, terminal: Terminal) -> None:
+    terminal.heading(f"Data: {data.name}")
+    terminal.data(data)
 
 
 def _train_and_write(
-    job: Job, trainer: TransferTrainer, data: ImageData, loaded: LoadedModel, folder: Path, terminal: Terminal
+    job: Job,
+    trainer: TransferTrainer,
+    data: ImageData,
+    loaded: LoadedModel,
+    folder: Path,
+    terminal: Terminal,
+    diagnosis: Diagnosis | None,
 ) -> None:
     terminal.heading("Training")
     started = time.perf_counter()
@@ -193,6 +231,7 @@ def _train_and_write(
             train_seconds=None if job.args.resume_from_checkpoint else trained - started,
             evaluation_seconds=evaluated - trained,
             calibration=measure_calibration(*((r.report.split, r.logits, r.labels) for r in results[:2])),
+            diagnosis=diagnosis,
         )
         write_results(folder, record, results)
     terminal.results([result.report for result in results])

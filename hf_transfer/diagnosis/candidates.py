@@ -141,18 +141,18 @@ def _fine_tunings(measurements: Measurements) -> tuple[Candidate, ...]:
     errors = 1 - last.accuracy
     similarity = 0.0 if measurements.gain_over_random is None else measurements.gain_over_random.value
     found = []
-    for trained, part, train, name in (
-        (PART, "last_part", "part:last", "LP-FT of the last third of the blocks"),
-        (EVERYTHING, "all_layers", "all", "LP-FT of all layers"),
+    for trained, part, name in (
+        (PART, "last_part", "LP-FT of the last third of the blocks"),
+        (EVERYTHING, "all_layers", "LP-FT of all layers"),
     ):
-        options = priors.lp_ft_options(measurements.images, train, part, similarity)
+        options = priors.lp_ft_options(part, measurements.images, similarity)
         gain = errors * priors.expected_gain(measurements.images_per_class, part)
         found.append(
             Candidate(
                 name=name,
                 recipe="lp_ft",
                 options=options,
-                arguments=dict(priors.ARGUMENTS) | {"augmentation": priors.AUGMENTATIONS[part]},
+                arguments=dict(priors.ARGUMENTS) | {"augmentation": "none"},
                 trained=trained,
                 accuracy=last.accuracy + gain,
                 gain=gain,

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hf_transfer.data import eval_transform
 from hf_transfer.data.columns import is_image_feature
+from hf_transfer.data.transforms import EvalTransform
 from hf_transfer.errors import ArgumentError, DataError
 
 PIXELS = "pixel_values"
@@ -37,6 +38,10 @@ def model_inputs(dataset: Any, processor: Any = None) -> Any:
         )
     if not isinstance(dataset, datasets.Dataset):
         return dataset
+    transform = dataset.format["format_kwargs"].get("transform")
+    if isinstance(transform, EvalTransform) and "image" in dataset.column_names:
+        # Without labels and names, so that it is known as the same images whatever stands beside them.
+        return _images_with(dataset.with_format(None).select_columns("image"), transform)
     if dataset.format["type"] == "custom" or PIXELS in dataset.column_names:
         return dataset
     found = [name for name, feature in dataset.features.items() if is_image_feature(feature)]
@@ -48,7 +53,11 @@ def model_inputs(dataset: Any, processor: Any = None) -> Any:
         )
     images = dataset.select_columns(found)
     images = images if found == ["image"] else images.rename_column(found[0], "image")
-    return images.cast_column("image", datasets.Image(decode=False)).with_transform(eval_transform(processor))
+    return _images_with(images, eval_transform(processor))
+
+
+def _images_with(images: datasets.Dataset, transform: EvalTransform) -> datasets.Dataset:
+    return images.cast_column("image", datasets.Image(decode=False)).with_transform(transform)
 
 
 class SeededViews(Dataset[Any]):

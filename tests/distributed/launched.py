@@ -278,6 +278,14 @@ def compiled(folder: Path) -> Found:
     return {"plain": weights[0], "compiled": weights[1], "graphs": graphs}
 
 
+def decided(folder: Path) -> Found:
+    """A diagnosis with the decision."""
+    PartialState(cpu=True)
+    model = runs.make_model("vit")
+    found = ht.diagnose(model, RandomImages(60), pretrained=True, cache=False, progress=False)
+    return {"diagnosis": json.dumps(found.to_dict())}
+
+
 SCENARIOS: dict[str, Callable[[Path], Found]] = {
     function.__name__: function
     for function in (
@@ -301,6 +309,7 @@ SCENARIOS: dict[str, Callable[[Path], Found]] = {
         augmented,
         broken_image,
         compiled,
+        decided,
     )
 }
 

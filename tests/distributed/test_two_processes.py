@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -221,3 +222,13 @@ def test_a_range_test_gives_one_rate(launched_folder: Path) -> None:
 def test_missing_fsdp_is_reported(launched_folder: Path) -> None:
     """FSDP was asked for and is not there; the user is told that it is DDP."""
     assert "FSDP was asked for, but accelerate runs MULTI_CPU" in (launched_folder / "output.txt").read_text()
+
+
+def test_ranks_decide_alike_and_as_one_process(launched_folder: Path, tmp_path: Path) -> None:
+    """Both ranks come to the same diagnosis, word for word; one process to the same recipe and scenario."""
+    first, second = results(launched_folder, "decided")
+    assert first["diagnosis"] == second["diagnosis"]
+    alone, shared = (json.loads(each["diagnosis"]) for each in (launched.decided(tmp_path), first))
+    assert [alone[key] for key in ("scenario", "recipe", "layer")] == [
+        shared[key] for key in ("scenario", "recipe", "layer")
+    ]

@@ -1,0 +1,162 @@
+"""`--recipe auto`: a diagnosis chooses the recipe, and the run goes on with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_transfer.cli.options import TrainDataOptions
+from hf_transfer.cli.terminal import Terminal
+from hf_transfer.data import ImageData
+from hf_transfer.diagnosis.result import FILE, Diagnosis
+from hf_transfer.diagnosis.running import diagnose
+from hf_transfer.errors import ArgumentError
+from hf_transfer.models import LoadedModel
+from hf_transfer.privacy import check_private
+from hf_transfer.run_record import write_atomically
+from hf_transfer.saving import PLAN_FILE
+from hf_transfer.training_args import AUTO, TransferArguments
+
+# Flags that say the same as an option of the recipe, which then is left to them.
+_SAME_AS_FLAG = {"learning_rate": "learning_rate", "epochs": "num_train_epochs", "norm": "norm"}
+
+
+@dataclass
+class DiagnosisOptions:
+    """How a diagnosis chooses."""
+
+    prefer: str = field(
+        default="balanced",
+        metadata={
+            "help": "Of the recipe auto: fast takes the cheapest candidate within two standard errors of the best, "
+            "balanced within one, best the best.",
+            "choices": ["fast", "balanced", "best"],
+        },
+    )
+    budget: float | None = field(
+        default=None,
+        metadata={
+            "help": "Of the recipe auto: seconds that trials on held-out training images may take where the "
+            "measurements do not settle the choice. Default: no trials."
+        },
+    )
+
+
+def is_automatic(args: TransferArguments) -> bool:
+    """Whether a diagnosis is to choose the recipe."""
+    return args.recipe == AUTO
+
+
+def check_automatic(args: TransferArguments, options: DiagnosisOptions, given: frozenset[str]) -> None:
+    """Check the flags around the recipe auto.
+
+    Raises:
+        ArgumentError: Flags of a diagnosis are given without it, or what only its choice could take is given with it.
+    """
+    if not is_automatic(args):
+        unused = sorted({"prefer", "budget"} & given)
+        if unused:
+            raise ArgumentError(f"--{', --'.join(unused)} are for a recipe that is chosen: give --recipe auto.")
+        return
+    clash = sorted({"recipe_options", "layer", "solver", "plan"} & given)
+    if clash:
+        raise ArgumentError(
+            f"The recipe auto chooses by itself what --{', --'.join(clash)} would say. Leave them out, or name a "
+            "recipe."
+        )
+    if options.budget is not None and not options.budget > 0:
+        raise ArgumentError(f"budget is a number of seconds above 0, found {options.budget}.")
+
+
+def choose_recipe(
+    options: DiagnosisOptions, data: ImageData, loaded: LoadedModel, args: TransferArguments
+) -> Diagnosis:
+    """Diagnose, or when a run is resumed read what was diagnosed when it began.
+
+    Raises:
+        ArgumentError: There is no stored diagnosis to go on with.
+    """
+    if args.resume_from_checkpoint:
+        return stored_diagnosis(Path(str(args.output_dir)), args.resume_from_checkpoint)
+    return diagnose(
+        loaded.model,
+        data.train,
+        loaded.processor,
+        options.budget,
+        options.prefer,  # type: ignore[arg-type]
+        evaluation_dataset=data.validation,
+        allow_probe_file=getattr(args, "allow_probe_file", False),
+        seed=args.seed,
+        cache=args.cache_features != "off",
+        cache_gb=args.cache_gb,
+        workers=args.dataloader_num_workers,
+        memory_format=args.memory_format,
+        progress=not args.disable_tqdm,
+    )
+
+
+def stored_diagnosis(folder: Path, checkpoint: str | bool) -> Diagnosis:
+    """The diagnosis of an earlier run: from its `transfer_plan.json`, else from its `diagnosis.json`.
+
+    Args:
+        folder: The output folder.
+        checkpoint: The checkpoint to resume from; its parent is looked into first, where it is a folder.
+
+    Raises:
+        ArgumentError: There is none.
+    """
+    folders = ([Path(checkpoint).parent] if isinstance(checkpoint, str) else []) + [folder]
+    for path in (each / name for each in folders for name in (PLAN_FILE, FILE)):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        found = content.get("diagnosis") if path.name == PLAN_FILE else content
+        if found is not None:
+            return Diagnosis.from_dict(found)
+    raise ArgumentError(
+        f"The run to resume has no stored diagnosis ({PLAN_FILE} or {FILE}). Resume with the recipe that it was "
+        "trained by, or start a new run in another output folder."
+    )
+
+
+def apply(diagnosis: Diagnosis, args: TransferArguments, data: TrainDataOptions, given: frozenset[str]) -> None:
+    """Set recipe, options and arguments as if the user had given them; what the user did give stays."""
+    chosen = diagnosis.decision.chosen
+    args.recipe = chosen.recipe
+    kept = {name: value for name, value in chosen.options.items() if _SAME_AS_FLAG.get(name) not in given}
+    args.recipe_options = kept or None
+    if chosen.recipe == "linear_probe":
+        args.layer = chosen.layer
+        args.norm = None  # of trained layers, and there are none
+    for name, value in _arguments(chosen.arguments, args).items():
+        if name not in given:
+            setattr(data if name == "augmentation" else args, name, value)
+
+
+def _arguments(stated: Mapping[str, Any], args: TransferArguments) -> dict[str, Any]:
+    found = dict(stated)
+    size = found.pop("train_batch_size", None)
+    if size is not None:
+        processes = args.world_size * max(args.gradient_accumulation_steps, 1)
+        found["per_device_train_batch_size"] = max(1, size // processes)
+    return found
+
+
+def show(diagnosis: Diagnosis, terminal: Terminal) -> None:
+    """Print what was found and chosen."""
+    terminal.heading("Diagnosis")
+    terminal.text(diagnosis.heading())
+    terminal.text(diagnosis.description())
+
+
+def keep(diagnosis: Diagnosis, folder: Path) -> None:
+    """Write the diagnosis into the output folder before the training begins, so that a resumed run finds it."""
+    data = diagnosis.to_dict()
+    check_private(data)
+    diagnosis.save(folder / FILE)
+    plan = {"plan": data["plan"], "diagnosis": data}
+    write_atomically(folder / PLAN_FILE, json.dumps(plan, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -1,0 +1,98 @@
+"""`hf-transfer diagnose`: measure which kind of transfer a data set needs, and say which recipe to use and why."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hf_transfer.cli.auto import DiagnosisOptions, show
+from hf_transfer.cli.images import load_images
+from hf_transfer.cli.options import DataOptions, ModelOptions, parse
+from hf_transfer.cli.terminal import Terminal, quiet_libraries
+from hf_transfer.diagnosis.candidates import Candidate
+from hf_transfer.diagnosis.figure import FILE as FIGURE
+from hf_transfer.diagnosis.measurements import LAST
+from hf_transfer.diagnosis.result import FILE
+from hf_transfer.diagnosis.running import diagnose
+from hf_transfer.errors import ArgumentError
+from hf_transfer.models import check_trainable, load_for_training
+
+
+@dataclass
+class DiagnoseOptions:
+    """What to measure on, and where to write."""
+
+    json: str | None = field(default=None, metadata={"help": "JSON file to write the diagnosis to."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": f"Folder for {FILE} and figures/{FIGURE}. Default: nothing is written."}
+    )
+    sample: int | None = field(
+        default=None, metadata={"help": "About how many training images are measured. Default: 2,000 or more."}
+    )
+    allow_probe_file: bool = field(
+        default=False,
+        metadata={"help": "Also choose a classifier on features that no ordinary checkpoint can express."},
+    )
+    seed: int = field(default=42, metadata={"help": "Of everything drawn; the default is that of train."})
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the command."""
+    types = (ModelOptions, DataOptions, DiagnosisOptions, DiagnoseOptions)
+    model, data, how, options, _ = parse(types, argv, "diagnose", __doc__ or "")
+    if how.budget is not None and not how.budget > 0:
+        raise ArgumentError(f"budget is a number of seconds above 0, found {how.budget}.")
+    quiet_libraries()
+    terminal = Terminal(sys.stdout)
+    check_trainable(model.model_name_or_path, model.model_revision)
+    images = load_images(data)
+    loaded = load_for_training(
+        model.model_name_or_path,
+        images.label_names,
+        revision=model.model_revision,
+        reset_head=model.reset_head,
+        seed=options.seed,
+        image_size=model.image_size,
+        num_channels=model.num_channels,
+    )
+    terminal.heading(f"Data: {images.name}")
+    terminal.data(images)
+    found = diagnose(
+        loaded.model,
+        images.train,
+        loaded.processor,
+        how.budget,
+        how.prefer,
+        evaluation_dataset=images.validation,
+        allow_probe_file=options.allow_probe_file,
+        sample=options.sample,
+        seed=options.seed,
+        progress=sys.stderr.isatty(),
+    )
+    show(found, terminal)
+    terminal.heading("Train so")
+    terminal.text(_command(model.model_name_or_path, data.dataset, found.decision.chosen))
+    if options.json is not None:
+        found.save(options.json)
+    if options.output_dir is not None:
+        folder = Path(options.output_dir)
+        found.save(folder / FILE)
+        found.plot(folder / "figures" / FIGURE)
+        terminal.heading("Files")
+        terminal.text(f"{folder}: {FILE}, figures/{FIGURE}")
+    return 0
+
+
+def _command(model: str, dataset: str, chosen: Candidate) -> str:
+    """The command that goes on with what was chosen."""
+    words = f"hf-transfer train --model_name_or_path {model} --dataset {dataset} --recipe {chosen.recipe}"
+    if chosen.options:
+        words += f" --recipe_options '{json.dumps(dict(chosen.options))}'"
+    if chosen.recipe == "linear_probe" and chosen.layer != LAST:
+        words += f" --layer {chosen.layer}"
+    flags = {"train_batch_size": "per_device_train_batch_size"}
+    words += "".join(f" --{flags.get(name, name)} {value}" for name, value in chosen.arguments.items())
+    return f"{words} --output_dir RESULTS"

@@ -1,0 +1,183 @@
+"""`Diagnosis`: measurements and the decision on them, with table, figure and file."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hf_transfer.diagnosis import rules
+from hf_transfer.diagnosis.decide import Decision, Scenario
+from hf_transfer.diagnosis.figure import accuracy_by_depth, short_names
+from hf_transfer.diagnosis.measurements import ALL, LayerMeasurement, Measurements
+from hf_transfer.diagnosis.trials import Trials
+from hf_transfer.errors import ArgumentError, OutputError
+from hf_transfer.figure_style import shortened
+from hf_transfer.plan import TransferPlan
+from hf_transfer.run_record import write_atomically
+
+FILE = "diagnosis.json"
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was measured, and what to do.
+
+    Attributes:
+        evidence: The measurements.
+        decision: The decision, after trials where there were any.
+        trials: What was tried; None where the measurements were enough, or no time was given.
+    """
+
+    evidence: Measurements
+    decision: Decision
+    trials: Trials | None = None
+
+    @property
+    def scenario(self) -> Scenario:
+        """CS231n's case, 1 to 4, or "undecided"."""
+        return self.decision.scenario
+
+    @property
+    def recipe(self) -> str:
+        """Name of the chosen recipe."""
+        return self.decision.recipe
+
+    @property
+    def plan(self) -> TransferPlan:
+        """The plan of the chosen recipe with its options."""
+        return self.decision.plan
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Sentences with the numbers that the decision rests on."""
+        return self.decision.reasons
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: the decision's, "measurements" and "trials"."""
+        return self.decision.to_dict() | {
+            "measurements": self.evidence.to_dict(),
+            "trials": None if self.trials is None else self.trials.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Diagnosis:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ArgumentError: A part is missing or not as described.
+        """
+        if not isinstance(data, Mapping) or not {"measurements", "trials"} <= set(data):
+            raise ArgumentError("This is no diagnosis: it has no measurements.")
+        trials = data["trials"]
+        return cls(
+            Measurements.from_dict(data["measurements"]),
+            Decision.from_dict(data),
+            None if trials is None else Trials.from_dict(trials),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, whole or not at all.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"The folder of {path} cannot be made: {error}.") from error
+        write_atomically(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Diagnosis:
+        """Read JSON.
+
+        Raises:
+            ArgumentError: The file is missing or is no diagnosis.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ArgumentError(f"No diagnosis can be read from {path}: {error}.") from error
+        return cls.from_dict(data)
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw accuracy by depth as a PNG file.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        return accuracy_by_depth(self.evidence, Path(path), self.decision.layer)
+
+    def heading(self) -> str:
+        """The scenario and the recipe, in a line."""
+        return f"{scenario_title(self.scenario)}; recipe: {self.decision.chosen.name} ({self.recipe})"
+
+    def table(self) -> str:
+        """Accuracy by layer, for a terminal."""
+        table = Table(box=box.SIMPLE_HEAD)
+        table.add_column("layer", no_wrap=True)
+        for column in ("features", "accuracy", "fitted", "random", "behind best", "checkpoint"):
+            table.add_column(column, justify="right", no_wrap=True)
+        names = short_names([layer.layer for layer in self.evidence.layers])
+        for name, layer in zip(names, self.evidence.layers, strict=True):
+            table.add_row(Text(shortened(name, 28, keep_end=True)), *_row(layer))
+        console = Console(file=io.StringIO(), width=_WIDTH, highlight=False, color_system=None)
+        console.print(table)
+        note = (
+            f"Accuracy on {self.evidence.sample:,} images: {self.evidence.estimate}, with standard errors; fitted: on "
+            "the images it was fitted to; random: with random weights. Behind best: in points."
+        )
+        return f"{_text_of(console)}\n{note}"
+
+    def description(self) -> str:
+        """Table, reasons, warnings, trials and the cost, as text."""
+        decision = self.decision
+        parts = [self.table(), *(f"- {each}" for each in decision.reasons)]
+        parts += [f"! {each}" for each in decision.warnings]
+        if self.trials is not None:
+            parts.append(self.trials.table())
+        if decision.chosen.seconds is not None:
+            parts.append(f"Expected cost on this machine: about {duration(decision.chosen.seconds)}.")
+        return "\n".join(parts)
+
+
+def scenario_title(scenario: Scenario) -> str:
+    """The scenario in words."""
+    if scenario == rules.UNDECIDED:
+        return "Scenario undecided"
+    return f"Scenario {scenario}: {rules.SCENARIOS[scenario]}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _row(layer: LayerMeasurement) -> tuple[str, ...]:
+    random = "" if layer.random_accuracy is None else f"{layer.random_accuracy:.3f}"
+    behind = f"{100 * layer.behind_best:.1f} \N{PLUS-MINUS SIGN} {100 * layer.behind_best_error:.1f}"
+    return (
+        f"{layer.channels:,}",
+        f"{layer.accuracy:.3f} \N{PLUS-MINUS SIGN} {layer.standard_error:.3f}",
+        f"{layer.train_accuracy:.3f}",
+        random,
+        behind,
+        "ordinary" if layer.native and layer.layer != ALL else "probe file",
+    )
+
+
+def _text_of(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().strip("\n").splitlines())

@@ -1,0 +1,195 @@
+"""`--recipe auto`, and `diagnose`: from measurements to a recipe that is trained, recorded and resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hf_transfer as ht
+from hf_transfer.cli import auto, main
+from hf_transfer.cli.options import TrainDataOptions
+from hf_transfer.diagnosis import running
+from hf_transfer.diagnosis.decide import decide
+from hf_transfer.diagnosis.measurements import Measurements
+from hf_transfer.diagnosis.result import Diagnosis
+from hf_transfer.errors import ArgumentError
+from hf_transfer.run_record import RunRecord
+from tests.checkpoints import save_vit
+from tests.diagnosed import measured
+from tests.image_files import write_classes
+from tests.training import arguments
+
+LABELS = ("ant", "bee", "cat", "dog")
+PROBE = {"per_class": 5, "last": 0.99, "earlier": (-0.3, 0.01)}
+TUNED = {"per_class": 1000, "last": 0.5, "random": 0.1}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for split, count, seed in (("train", 8, 0), ("validation", 4, 1000)):
+        write_classes(folder / split, dict.fromkeys(LABELS, count), seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_vit(tmp_path_factory.mktemp("models") / "tiny-vit")
+
+
+@pytest.fixture
+def measure_as(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Make `measure` return given measurements, and count its calls."""
+    calls: list[dict[str, Any]] = []
+
+    def set_to(**given: Any) -> list[dict[str, Any]]:
+        def measure(model: Any, dataset: Any, processor: Any = None, **options: Any) -> Measurements:
+            calls.append(options)
+            return measured(**given)
+
+        monkeypatch.setattr(running, "measure", measure)
+        return calls
+
+    return set_to
+
+
+def train(model: Path, images: Path, output: Path, *flags: str) -> int:
+    words = ("--model_name_or_path", str(model), "--dataset", str(images), "--output_dir", str(output))
+    return main(["train", *words, "--recipe", "auto", *flags])
+
+
+@pytest.mark.slow
+def test_a_probe_is_chosen_solved_and_recorded(
+    images: Path, vit: Path, tmp_path: Path, measure_as: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reasons are printed; run.json, transfer_plan.json, diagnosis.json and the figures tell of the diagnosis."""
+    calls = measure_as(**PROBE)
+    run = tmp_path / "run"
+    assert train(vit, images, run) == 0
+    assert len(calls) == 1 and len(calls[0]["evaluation_dataset"]) == 16
+    printed = capsys.readouterr().out
+    assert "Diagnosis\nScenario 1" in printed and "Choice: linear probe on the last layer" in printed
+    record = RunRecord.load(run / "run.json")
+    assert record.training["solved_head"]["solver"] == "logistic"
+    assert record.diagnosis is not None and record.diagnosis["recipe"] == "linear_probe"
+    found = Diagnosis.load(run / "diagnosis.json")
+    assert record.diagnosis == json.loads(json.dumps(found.to_dict()))
+    assert record.diagnosis == json.loads((run / "transfer_plan.json").read_text())["diagnosis"]
+    assert ht.TransferPlan.load(run / "transfer_plan.json").recipe == "linear_probe"
+    assert (run / "figures" / "accuracy_by_depth.png").is_file()
+    assert "Accuracy by depth" in (run / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_fine_tuning_takes_its_options_and_resumes_with_the_stored_decision(
+    images: Path, vit: Path, tmp_path: Path, measure_as: Any
+) -> None:
+    """The chosen lengths and rates are trained, flags win over them, and resuming does not measure again."""
+    calls = measure_as(**TUNED)
+    run = tmp_path / "run"
+    flags = ("--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--save_total_limit", "9")
+    assert train(vit, images, run, *flags) == 0
+    record = RunRecord.load(run / "run.json")
+    assert record.training["plan"]["plan"]["recipe"] == "lp_ft"
+    assert record.training["plan"]["plan"]["phases"][-1]["epochs"] is None  # the flag's
+    assert record.training["batch_size_per_device"] == 16
+    chosen = decide(measured(**TUNED)).chosen
+    assert record.training["plan"]["plan"]["phases"][-1]["learning_rate"] == chosen.options["learning_rate"]
+    assert record.preprocessing["augmentation"] == chosen.arguments["augmentation"]
+    assert len(calls) == 1
+    measure_as(**PROBE)  # would choose another recipe
+    first = min(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    assert train(vit, images, run, *flags, "--resume_from_checkpoint", str(first)) == 0
+    assert len(calls) == 1
+    resumed = RunRecord.load(run / "run.json")
+    assert resumed.training["plan"] == record.training["plan"] and resumed.diagnosis == record.diagnosis
+
+
+@pytest.mark.slow
+def test_two_diagnoses_do_not_compute_twice(
+    images: Path, vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measuring and the probe that follows run each training image through the model once."""
+    from hf_transfer.diagnosis import measuring
+    from hf_transfer.features import extraction
+
+    counted: list[int] = []
+    compute = extraction._compute_chunks
+
+    def counting(*args: Any) -> int:
+        counted.append(compute(*args))
+        return counted[-1]
+
+    monkeypatch.setattr(extraction, "_compute_chunks", counting)
+    monkeypatch.setenv("HF_TRANSFER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(running, "decide", lambda *_: decide(measured(**PROBE)))
+    # Tiny networks have random weights, which would make a second pass through a twin pointless.
+    monkeypatch.setattr(measuring, "looks_untrained", lambda _: True)
+    assert train(vit, images, tmp_path / "run") == 0
+    assert sum(counted) == 32 + 16  # training and evaluation images
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--layer", "last"), "chooses by itself what --layer"),
+        (("--recipe_options", "{}"), "chooses by itself"),
+        (("--budget", "0"), "budget is a number of seconds above 0"),
+        (("--prefer", "cheap"), "prefer"),
+    ],
+)
+def test_flags_that_contradict_it(
+    flags: tuple[str, ...], message: str, images: Path, vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the diagnosis decides cannot be given beside it."""
+    try:
+        assert train(vit, images, tmp_path / "run", *flags) != 0
+    except SystemExit as error:
+        assert error.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_its_flags_need_it(images: Path, vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--budget without --recipe auto says so."""
+    words = ["--model_name_or_path", str(vit), "--dataset", str(images), "--output_dir", str(tmp_path / "run")]
+    assert main(["train", *words, "--budget", "60"]) == 1
+    assert "give --recipe auto" in capsys.readouterr().err
+
+
+def test_trainers_say_where_auto_is_made(tmp_path: Path) -> None:
+    """A trainer alone has no diagnosis; the error names the function that makes one."""
+    with pytest.raises(ArgumentError, match=r"ht\.diagnose"):
+        ht.TransferTrainer(args=arguments(tmp_path, recipe="auto"))
+
+
+def test_nothing_to_resume_from(tmp_path: Path) -> None:
+    """A folder without a stored diagnosis is named with what to do."""
+    (tmp_path / "transfer_plan.json").write_text(json.dumps({"recipe": "lp_ft"}))
+    with pytest.raises(ArgumentError, match="no stored diagnosis"):
+        auto.stored_diagnosis(tmp_path, True)
+
+
+def test_batch_size_is_that_of_all_processes(tmp_path: Path) -> None:
+    """The chosen number of images in a step is shared out over accumulation."""
+    evidence = measured(**TUNED)
+    found = Diagnosis(evidence, decide(evidence))
+    args = arguments(tmp_path, gradient_accumulation_steps=2)
+    auto.apply(found, args, TrainDataOptions("x"), frozenset())
+    assert args.per_device_train_batch_size * 2 == found.decision.chosen.arguments["train_batch_size"]
+
+
+def test_diagnose_prints_and_writes(
+    images: Path, vit: Path, tmp_path: Path, measure_as: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scenario, reasons, cost and the command to go on are printed; JSON and figure are written where asked."""
+    measure_as(**PROBE)
+    words = ["--model_name_or_path", str(vit), "--dataset", str(images), "--output_dir", str(tmp_path / "out")]
+    assert main(["diagnose", *words, "--json", str(tmp_path / "d.json"), "--prefer", "fast"]) == 0
+    printed = capsys.readouterr().out
+    for expected in ("Scenario 1", "Choice:", "Expected cost", "--recipe linear_probe --output_dir RESULTS"):
+        assert expected in printed
+    assert Diagnosis.load(tmp_path / "d.json") == Diagnosis.load(tmp_path / "out" / "diagnosis.json")
+    assert (tmp_path / "out" / "figures" / "accuracy_by_depth.png").is_file()
