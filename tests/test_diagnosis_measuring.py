@@ -98,6 +98,7 @@ def test_everything_is_measured(tmp_path: Path) -> None:
     assert found.data.grey_images < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vit", "resnet"])
 def test_order_of_images_and_classes_does_not_matter(name: str, tmp_path: Path) -> None:
     """Permuted images, and classes under other indices, give the same but for rounding; so does the same again."""
