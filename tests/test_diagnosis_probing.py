@@ -35,9 +35,10 @@ def test_leave_one_out_is_that_of_refitting(channels: int) -> None:
     assert any(np.array_equal(found.hits, hits) for hits in exact) or found.accuracy <= exact.mean(axis=1).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_class", [5, 30])
 def test_accuracy_is_that_on_new_images(per_class: int) -> None:
-    """Over 40 draws, the mean of the estimates is within 5 points of the mean accuracy on fresh images."""
+    """Over 40 draws the mean of the estimates is near that on fresh images; of 20 images in all it is too low."""
     fresh, their_labels = _blobs(300, seed=1000)
     estimated, true = [], []
     for seed in range(40):
@@ -45,7 +46,7 @@ def test_accuracy_is_that_on_new_images(per_class: int) -> None:
         estimated.append(probe(features, labels, 4, seed).accuracy)
         head = ridge(Problem.of(features, labels), seed=seed).head
         true.append(float((head.scores(fresh).argmax(axis=1) == their_labels).mean()))
-    assert abs(np.mean(estimated) - np.mean(true)) < 0.05
+    assert (-0.1 if per_class == 5 else -0.03) < np.mean(estimated) - np.mean(true) < 0.03
 
 
 def test_features_without_meaning_are_at_chance() -> None:

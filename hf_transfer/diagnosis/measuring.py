@@ -22,10 +22,9 @@ from hf_transfer.diagnosis.measurements import ALL, LAST, CurvePoint, DataFindin
 from hf_transfer.diagnosis.probing import Probe, curve, joined, probe
 from hf_transfer.diagnosis.sampling import IntArray, Sample, draw_sample, image_keys, labels_and_names
 from hf_transfer.diagnosis.timing import timed
-from hf_transfer.diagnosis.twin import CALIBRATION_IMAGES, calibrate, looks_untrained, random_twin
+from hf_transfer.diagnosis.twin import CALIBRATION_IMAGES, calibrate, has_statistics, looks_untrained, random_twin
 from hf_transfer.errors import ArgumentError, DataError, ModelError
 from hf_transfer.features import extract_features
-from hf_transfer.features.extraction import extracting
 from hf_transfer.features.ranks import on_first_rank
 from hf_transfer.features.reading import model_inputs, pixel_values
 from hf_transfer.features.taps import TapReader
@@ -135,7 +134,9 @@ def layers_at_depths(model: nn.Module, depths: int) -> tuple[str, ...]:
     if depths < 1:
         raise ArgumentError(f"depths must be at least 1, found {depths}.")
     body = [name for name in TapReader(model, "all").names if name != LAST]
-    places = np.unique(np.rint(np.linspace(0, len(body) - 1, min(depths, len(body)))).astype(int)) if body else []
+    places: IntArray | list[int] = (
+        np.unique(np.rint(np.linspace(0, len(body) - 1, min(depths, len(body)))).astype(int)) if body else []
+    )
     return (*(body[place] for place in places), LAST)
 
 
@@ -179,11 +180,10 @@ def twin_features(
         logger.warning("Similarity is not measured, as there is no random twin to compare with: %s", error)
         return None
     rows = drawn.rows[twin_rows]
-    inputs = model_inputs(dataset, processor)
-    with extracting(twin) as device:
-        few = [inputs[int(row)] for row in rows[:CALIBRATION_IMAGES]]
-        images = pixel_values(few).to(device)
-    calibrate(twin, images)
+    if has_statistics(twin):
+        inputs = model_inputs(dataset, processor)
+        few = pixel_values([inputs[int(row)] for row in rows[:CALIBRATION_IMAGES]])
+        calibrate(twin, few.to(next(twin.parameters()).device))
     try:
         return features_of(twin, dataset, processor, rows, layers, len(rows) == drawn.total, options)
     except DataError as error:  # random weights can make activations overflow

@@ -108,7 +108,7 @@ def _training_step(model: nn.Module, images: torch.Tensor, device: torch.device)
             started = _now(device)
             scores = first_tensor(twin(images))
             assert scores is not None
-            scores.float().square().mean().backward()
+            torch.autograd.backward(scores.float().square().mean())
             optimizer.step()
             optimizer.zero_grad()
             seconds = _now(device) - started

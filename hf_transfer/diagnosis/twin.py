@@ -59,6 +59,11 @@ def random_twin(model: nn.Module, seed: int) -> nn.Module:
             return twin
 
 
+def has_statistics(model: nn.Module) -> bool:
+    """Whether a model has BatchNorm layers that use statistics of earlier images."""
+    return bool(_statistics(model))
+
+
 def calibrate(twin: nn.Module, images: torch.Tensor) -> None:
     """Give BatchNorm layers the statistics of some images, layer by layer in one pass.
 
@@ -69,9 +74,7 @@ def calibrate(twin: nn.Module, images: torch.Tensor) -> None:
         twin: Changed in place; without BatchNorm it stays as it is.
         images: `(batch, channels, height, width)`: pixels as the model takes them.
     """
-    norms = [module for module in twin.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    if not norms:
-        return
+    norms = _statistics(twin)
     momenta = [norm.momentum for norm in norms]
     twin.eval()
     for norm in norms:
@@ -91,3 +94,7 @@ def calibrate(twin: nn.Module, images: torch.Tensor) -> None:
     first = from_first(own)
     for name, buffer in twin.named_buffers():
         buffer.copy_(first[name])
+
+
+def _statistics(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
