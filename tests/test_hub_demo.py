@@ -21,10 +21,9 @@ from tests.hub_server.fixtures import TOKEN, hub
 
 __all__ = ["hub"]
 
-# The demo's own code and data, a twentieth of its steps.
+# The demo's own code, data and plan, on smaller images and with a twentieth of its steps.
 SHORTER = {
     "image_size": "48",
-    "recipe_options": '{"probe_epochs": 0.1, "probe_lr_ratio": 20, "train": "blocks:11", "layer_decay": 0.95}',
     "num_train_epochs": "0.2",
 }
 FRESH = """
