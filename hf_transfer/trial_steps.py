@@ -12,6 +12,7 @@ from transformers import Trainer
 
 from hf_transfer.features.ranks import rank_and_world
 from hf_transfer.features.reading import own_random_numbers, read_batches
+from hf_transfer.features.training_rows import PackedRows
 
 
 @contextlib.contextmanager
@@ -70,7 +71,7 @@ def trial_batches(dataloader: Any, size: int, count: int, seed: int, workers: in
         workers: Processes that read.
     """
     rank, world = rank_and_world()
-    dataset, generator = dataloader.dataset, torch.Generator()
+    dataset, generator = _own_rows(dataloader.dataset), torch.Generator()
     generator.manual_seed(seed)
     rows: list[int] = []
     while len(rows) < size * world * count:
@@ -115,6 +116,15 @@ def cannot_try(trainer: Trainer, dataloader: Any) -> str | None:
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         return "streamed data would be used up"
     return None
+
+
+def _own_rows(dataset: Any) -> Any:
+    """The rows as the phase reads them from its next epoch on; what the training reads stays as it is."""
+    if not isinstance(dataset, PackedRows):
+        return dataset
+    rows = PackedRows(dataset.dataset, dataset.seed)
+    rows.packer = dataset.next_packer
+    return rows
 
 
 def _copied(values: Any) -> Any:
