@@ -96,6 +96,7 @@ def test_labels_beside_the_images_change_nothing(tmp_path: Path, monkeypatch: py
     data, model = labelled_images.labelled_images(40), tiny.vit()
     with labelled_images.counting(monkeypatch, model.vit.embeddings) as counter:
         alone = run(model, data, tmp_path)
+        model.config.use_cache = False  # as Trainer does
         labelled = run(model, data.with_transform(eval_transform(labelled_images.processor())), tmp_path)
         assert (counter.decoded, counter.images) == (40, 40)
         np.testing.assert_array_equal(labelled["last"], alone["last"])

@@ -88,7 +88,7 @@ def choose_recipe(
         options.budget,
         options.prefer,  # type: ignore[arg-type]
         evaluation_dataset=data.validation,
-        allow_probe_file=getattr(args, "allow_probe_file", False),
+        allow_probe_file=args.allow_probe_file,
         seed=args.seed,
         cache=args.cache_features != "off",
         cache_gb=args.cache_gb,
@@ -132,6 +132,8 @@ def apply(diagnosis: Diagnosis, args: TransferArguments, data: TrainDataOptions,
     if chosen.recipe == "linear_probe":
         args.layer = chosen.layer
         args.norm = None  # of trained layers, and there are none
+    else:
+        args.allow_probe_file = False  # allowed, and not needed
     for name, value in _arguments(chosen.arguments, args).items():
         if name not in given:
             setattr(data if name == "augmentation" else args, name, value)

@@ -187,7 +187,7 @@ def _diagnose(job: Job, data: ImageData, loaded: LoadedModel, terminal: Terminal
     found = auto.choose_recipe(job.diagnosis, data, loaded, job.args)
     auto.show(found, terminal)
     auto.apply(found, job.args, job.data, job.given)
-    settle_solver(job.args, job.data, job.given)
+    settle_solver(job.args, job.data, job.given - {"augmentation"})  # of a training, had there been one
     return found
 
 

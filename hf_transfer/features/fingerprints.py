@@ -27,6 +27,7 @@ _NOT_OF_THE_BODY = frozenset(
         *("id2label", "label2id", "num_labels", "num_classes", "problem_type", "label_names"),
         *("classifier_dropout", "classifier_dropout_prob", "architectures", "transformers_version"),
         *("_name_or_path", "_commit_hash", "torch_dtype", "dtype"),
+        "use_cache",  # of text; Trainer sets it
     )
 )
 _ROWS_AT_A_TIME = 1000
