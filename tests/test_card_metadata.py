@@ -62,13 +62,14 @@ def test_diagnosis() -> None:
     assert "Diagnosis" not in plain
     data = record()
     data["diagnosis"] = {
-        "scenario": "few images, near the pretraining",
+        "scenario": 3,
         "recipe": "linear_probe",
         "reasons": ["The last layer reaches 0.91 ± 0.02.", "Only *20* images | class <b>."],
-        "measurements": {},
+        "warnings": ["2 labels may be wrong."],
     }
     found = section(render_card(data, figures=figures), "What was trained").partition("### Diagnosis")[2]
-    assert "taken for `few images, near the pretraining`, and the recipe `linear_probe` was advised" in found
+    assert "measured: few images, different from those of the pretraining.\nThe recipe `linear_probe` was" in found
+    assert found.index("Noticed in the data:\n\n- 2 labels may be wrong.\n") > found.index("0.91")
     assert "\n- The last layer reaches 0.91 ± 0.02.\n- Only \\*20\\* images \\| class &lt;b&gt;.\n" in found
     assert "![Accuracy by depth](figures/accuracy_by_depth.png)" in found
     assert "![" not in render_card(data)

@@ -46,6 +46,16 @@ def test_widget_images_resolve(hub: HubServer, tmp_path: Path) -> None:
     assert sizes == [(256, 512), (20, 30)] and b"taken at home" not in hub.received
 
 
+def test_without_a_record_there_is_no_widget(hub: HubServer, tmp_path: Path) -> None:
+    """A card that was not written here is not changed: what would change it is refused."""
+    folder = finished_run(tmp_path / "run")
+    (folder / "run.json").unlink()
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Pets\n")
+    for options in ({"widget_images": ["x.png"]}, {"benchmark_task": "breeds"}):
+        with pytest.raises(PublishError, match=r"no run\.json"):
+            ht.publish(folder, "pets", **options)
+
+
 def test_a_widget_image_that_is_none(hub: HubServer, tmp_path: Path) -> None:
     """What is no image is refused, and nothing is sent."""
     (tmp_path / "x.jpg").write_text("no image")
@@ -62,9 +72,13 @@ def test_eval_results(hub: HubServer, tmp_path: Path) -> None:
     data.tags["fedc321"] = data.refs["main"]
     ht.publish(folder, "pets", verify=False, benchmark_task="breeds")
     files = hub.repositories["someone/pets"].files()
-    assert set(files) == PUBLISHED | {".eval_results/pets.yaml"}
-    (entry,) = parse_eval_result_entries(yaml.safe_load(files[".eval_results/pets.yaml"].content))
+    assert set(files) == PUBLISHED | {".eval_results/hf_transfer_pets.yaml"}
+    (entry,) = parse_eval_result_entries(yaml.safe_load(files[".eval_results/hf_transfer_pets.yaml"].content))
     assert (entry.dataset_id, entry.task_id, entry.value) == ("someone/pets", "breeds", 0.8725)
+    hub.repositories["someone/pets"].put(".eval_results/other.yaml", b"[]")
+    ht.publish(folder, "pets", create_pr=False, verify=False)
+    left = hub.repositories["someone/pets"].files()
+    assert [name for name in left if name.startswith(".eval_results/")] == [".eval_results/other.yaml"]
     assert entry.dataset_revision == "fedc321" and entry.date == json.loads(files["run.json"].content)["created"][:10]
 
 

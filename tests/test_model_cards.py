@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 from hf_transfer.card_metadata import validate_metadata
 from hf_transfer.cli import main
 from hf_transfer.hub.staging import local_images
+from hf_transfer.plan import TransferPlan
 from hf_transfer.run_record import RunRecord
 
 ROOT = Path(__file__).parent.parent
@@ -75,7 +76,10 @@ def test_a_new_run_gives_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     kept, made = (RunRecord.load(path / "run.json").to_dict() for path in (FOLDER / name, tmp_path / name))
     for part in ("command", "base_model", "data", "preprocessing", "seed"):
         assert made[part] == kept[part], part
-    assert made["training"]["plan"] == kept["training"]["plan"]
+    plans = [record["training"]["plan"] for record in (kept, made)]
+    assert plans[0]["groups"] == plans[1]["groups"]
+    # The kept one may be of before a field existed, which then means its default.
+    assert len({TransferPlan.from_dict(plan["plan"]) for plan in plans}) == 1
     accuracies = [record["evaluation"]["test"]["metrics"]["accuracy"]["value"] for record in (kept, made)]
     assert accuracies[0] == pytest.approx(accuracies[1], abs=0.02)
 

@@ -23,6 +23,8 @@ from hf_transfer.errors import ArgumentError, DataError
 from hf_transfer.hub.access import explained
 from hf_transfer.hub.retrying import TRANSIENT, retried
 
+EVAL_RESULTS = ".eval_results/hf_transfer_"
+"""Begin of the name of our file; the results of others beside it are not touched."""
 _LONGEST_SIDE = 512
 """Pixels; more than any common input size, and small enough for a page that shows several."""
 _MOST_IMAGES = 8
@@ -103,7 +105,7 @@ def write_eval_results(record: Mapping[str, Any], task: str, target: Path, api: 
         "value": round(value, 6),
         "date": record["created"][:10],
     }
-    name = f".eval_results/{hub_id.rpartition('/')[2]}.yaml"
+    name = f"{EVAL_RESULTS}{hub_id.rpartition('/')[2]}.yaml"
     (target / name).parent.mkdir(exist_ok=True)
     (target / name).write_text(yaml.safe_dump([entry], sort_keys=False), encoding="utf-8")
     return name

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from hf_transfer.errors import PublishError, TransferError
 from hf_transfer.hub.access import Target, check_target
 from hf_transfer.hub.scan import scan
-from hf_transfer.hub.staging import Contents, is_ours, refuse_probe, stage
+from hf_transfer.hub.staging import Contents, Staged, is_ours, refuse_probe, stage
 from hf_transfer.hub.upload import Upload, is_there, make_repository, published_card, send, set_tag
 from hf_transfer.hub.verification import Verification, verify
 
@@ -89,7 +89,7 @@ def publish(
         widget_images: Image files that everybody may see, as examples for the widget of the model page; their names
             are the titles.
         benchmark_task: Where the data set is a benchmark of the Hub, the task of its `eval.yaml` that the accuracy is
-            reported for, in `.eval_results/`.
+            reported for, in `.eval_results/`; results of others there are not touched.
         commit_message: Title of the commit.
         branch: Where to commit; "refs/pr/N" for an open pull request.
 
@@ -117,11 +117,7 @@ def publish(
             staged = stage(folder, Path(temporary), target.repo_id, contents, api, card)
             stale = tuple(path for path in target.files if is_ours(path) and path not in staged.files)
             upload = Upload(staged.folder, staged.files, commit_message, stale=stale)
-            tag = staged.pin(branch == "main" and not create_pr)
-            if create_pr is None:
-                # What is there already, as after a failure behind the commit, needs no pull request.
-                create_pr = branch == "main" and bool(target.files) and not is_there(api, target.repo_id, upload)
-                tag = staged.pin(branch == "main" and not create_pr)
+            create_pr, tag = _settle_pull_request(api, target, staged, upload, branch, create_pr)
             scan(staged.folder, staged.files, target.repo_id)
             if dry_run:
                 return Publication(target.repo_id, private, staged.files, tag=tag)
@@ -145,6 +141,18 @@ def publish(
         found,
         tag,
     )
+
+
+def _settle_pull_request(
+    api: HfApi, target: Target, staged: Staged, upload: Upload, branch: str, create_pr: bool | None
+) -> tuple[bool, str | None]:
+    """Whether to open a pull request, and the tag that the card, which is written here, pins."""
+    direct = branch == "main" and not create_pr
+    tag = staged.pin(direct)
+    # What is there already, as after a failure behind the commit, needs no pull request.
+    if create_pr is None and direct and target.files and not is_there(api, target.repo_id, upload):
+        return True, staged.pin(False)
+    return bool(create_pr), tag
 
 
 def retry_command(

@@ -19,7 +19,7 @@ from hf_transfer.card import CARD_NAME, PublishedFacts, adopt_edits, validate_me
 from hf_transfer.card_metadata import WIDGET_IMAGES
 from hf_transfer.checkpoints import checkpoint_steps, last_complete
 from hf_transfer.errors import OutputError, PublishError
-from hf_transfer.hub.extras import stage_widget_images, write_eval_results
+from hf_transfer.hub.extras import EVAL_RESULTS, stage_widget_images, write_eval_results
 from hf_transfer.portable_checkpoints import STATE_FILES, pack
 from hf_transfer.probe_file import is_probe
 from hf_transfer.run_record import RunRecord
@@ -47,7 +47,7 @@ ALLOWED = (
 """Patterns of the files that are published; pickles, optimizer states, caches and whatever else lies in the folder are
 not."""
 EXAMPLES = ("figures/worst_mistakes.png", "predictions*.parquet", "report.html")
-_MADE = (f"{WIDGET_IMAGES}?.png", ".eval_results/*.yaml")
+_MADE = (f"{WIDGET_IMAGES}?.png", f"{EVAL_RESULTS}*.yaml")
 """What shows images of the data or their file names: published only if asked for."""
 
 PROBE_IS_NOT_PUBLISHED = (
@@ -195,24 +195,17 @@ def stage(
         OutputError: A file cannot be copied, or holds something private.
         ArgumentError: The card is not valid.
     """
-    files, card = allowed_files(folder, contents.include_examples), PublishedFacts()
+    files = allowed_files(folder, contents.include_examples)
+    has_record = "run.json" in files
+    if not has_record and (contents.widget_images or contents.benchmark_task):
+        raise PublishError(f"{folder} has no run.json, without which widget_images and benchmark_task cannot be used.")
     try:
         _copy(folder, target, files)
         _check_json(target, files)
-        if contents.include_checkpoint:
-            step, packed = stage_checkpoint(folder, target / CHECKPOINT)
-            files += [f"{CHECKPOINT}/{name}" for name in packed]
-            card = replace(card, checkpoint_step=step)
-        if contents.widget_images:
-            widget = stage_widget_images(contents.widget_images, target, repo_id)
-            files += [example["src"].partition("/resolve/main/")[2] for example in widget]
-            card = replace(card, widget=tuple(widget))
-        has_record = "run.json" in files
-        if contents.benchmark_task and has_record:
-            record = RunRecord.load(target / "run.json").to_dict()
-            files.append(write_eval_results(record, contents.benchmark_task, target, api))
+        extras, card = _stage_extras(folder, target, repo_id, contents, api)
     except OSError as error:
         raise OutputError(f"{folder} cannot be staged for publishing: {error}. Nothing was sent.") from error
+    files += extras
     files, tag = sorted({*files, CARD_NAME}), None
     write = partial(_write_card, target, files, repo_id, contents, card)
     if has_record:
@@ -225,6 +218,26 @@ def stage(
         )
     _check_card(target / CARD_NAME, files)
     return Staged(target, tuple(files), tag, write)
+
+
+def _stage_extras(
+    folder: Path, target: Path, repo_id: str, contents: Contents, api: HfApi
+) -> tuple[list[str], PublishedFacts]:
+    """Write what is published only if asked for; returns the files, and what the card says of them."""
+    files: list[str] = []
+    card = PublishedFacts()
+    if contents.include_checkpoint:
+        step, names = stage_checkpoint(folder, target / CHECKPOINT)
+        files += [f"{CHECKPOINT}/{name}" for name in names]
+        card = replace(card, checkpoint_step=step)
+    if contents.widget_images:
+        widget = stage_widget_images(contents.widget_images, target, repo_id)
+        files += [example["src"].partition("/resolve/main/")[2] for example in widget]
+        card = replace(card, widget=tuple(widget))
+    if contents.benchmark_task:
+        record = RunRecord.load(target / "run.json").to_dict()
+        files.append(write_eval_results(record, contents.benchmark_task, target, api))
+    return files, card
 
 
 def stage_checkpoint(folder: Path, target: Path) -> tuple[int, list[str]]:
