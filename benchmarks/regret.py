@@ -2,11 +2,10 @@
 
     python benchmarks/regret.py --animals animals.npz --output_dir benchmarks/results --document benchmarks/RESULTS.md
 
-Reads `candidates.json` of the output folder, diagnoses each of its tasks in a process of its own, writes `regret.json`
-and the tables of candidates and
-regret into the document. The accuracy of a choice is that of the candidate of the same kind (what the
-head reads, or what is trained, with layer decay or without) on the same training images and seed. The test images
-played no part in any choice.
+Reads `candidates.json` of the output folder, measures each task in a process of its own (once: decisions are made anew
+from what `regret.json` keeps), and writes `regret.json` and the tables of candidates and regret in the document. The
+accuracy of a choice is that of the candidate of the same kind (what the head reads, or what is trained, with layer
+decay or without) on the same training images and seed. The test images played no part in any choice.
 """
 
 from __future__ import annotations
@@ -40,29 +39,30 @@ def main() -> None:
     parser.add_argument("--animals", type=Path)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--fresh", action="store_true", help="Diagnose again what was diagnosed before.")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="Begin no diagnosis after this time.")
-    parser.add_argument("--cell", nargs=3, metavar=("DATA_SET", "SIZE", "SEED"), help="Diagnose this one, and print.")
+    parser.add_argument("--fresh", action="store_true", help="Measure again what was measured before.")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="Begin no measurement after this time.")
+    parser.add_argument("--cell", nargs=3, metavar=("DATA_SET", "SIZE", "SEED"), help="Measure this one, and print.")
     options = parser.parse_args()
     if options.cell:
         data_set, size, seed = options.cell
-        print(json.dumps(diagnosed(data_set, int(size), int(seed), options.animals)))
+        print(json.dumps(measured(data_set, int(size), int(seed), options.animals)))
         return
     file, started = options.output_dir / "regret.json", time.monotonic()
-    found = json.loads(file.read_text())["diagnoses"] if file.is_file() and not options.fresh else []
-    for size, seed, name in (
-        (size, seed, name) for size in options.sizes for seed in options.seeds for name in DATA_SETS
-    ):
-        if any(key_of(row) == (name, size, seed) for row in found):
+    found = json.loads(file.read_text())["measured"] if file.is_file() and not options.fresh else []
+    tasks = [(name, size, seed) for size in options.sizes for seed in options.seeds for name in DATA_SETS]
+    for task in tasks:
+        if any(key_of(row) == task for row in found):
             continue
         if time.monotonic() - started > options.minutes * 60:
             raise SystemExit(75)  # "temporary failure": call again
-        found.append(in_own_process(options.animals, name, size, seed))
-        print(*key_of(found[-1]), found[-1]["choices"]["balanced"], flush=True)
-        write(file, {"diagnoses": found})
+        found.append(in_own_process(options.animals, *task))
+        print(*task, flush=True)
+        write(file, {"measured": found})
+    diagnoses = [decided(row) for row in found]
+    write(file, {"measured": found, "diagnoses": diagnoses})
     candidates = json.loads((options.output_dir / "candidates.json").read_text())["cells"]
-    rows = [row for diagnosis in found if (row := judged(diagnosis, candidates)) is not None]
-    text = section(rows, found)
+    rows = [row for diagnosis in diagnoses if (row := judged(diagnosis, candidates)) is not None]
+    text = section(rows, diagnoses)
     print(text)
     if options.document is not None:
         before, _, rest = options.document.read_text().partition(BEGIN)
@@ -75,8 +75,8 @@ def key_of(row: Row) -> tuple[str, int, int]:
     return row["data_set"], row["per_class"], row["seed"]
 
 
-def diagnosed(data_set: str, size: int, seed: int, animals: Path | None) -> Row:
-    """Diagnose a task; the choice under each preference, with probe files and without."""
+def measured(data_set: str, size: int, seed: int, animals: Path | None) -> Row:
+    """Measure a task as a diagnosis without a budget does, and what that costs."""
     import torch
 
     from hf_transfer.data import eval_transform
@@ -88,17 +88,23 @@ def diagnosed(data_set: str, size: int, seed: int, animals: Path | None) -> Row:
     loaded = load_lite0(task.label_names, seed)
     images = task.train.with_transform(eval_transform(loaded.processor))
     started = time.process_time()
-    # What `hf_transfer.diagnose` does without a budget, for all preferences at once.
     evidence = measure(loaded.model, images, loaded.processor, seed=seed, progress=False)
-    decisions = {prefer: decide(evidence, prefer) for prefer in PREFERENCES}
+    decide(evidence)
     cost = time.process_time() - started
+    task_facts = {"data_set": data_set, "per_class": size, "seed": seed}
+    return task_facts | {"cpu_seconds": cost, "measurements": evidence.to_dict()}
+
+
+def decided(measurement: Row) -> Row:
+    """The choice on measurements under each preference, with probe files and without."""
+    from hf_transfer.diagnosis.decide import decide
+    from hf_transfer.diagnosis.measurements import Measurements
+
+    evidence = Measurements.from_dict(measurement["measurements"])
+    decisions = {prefer: decide(evidence, prefer) for prefer in PREFERENCES}
     decisions["with probe files"] = decide(evidence, "balanced", allow_probe_file=True)
     balanced = decisions["balanced"]
-    return {
-        "data_set": data_set,
-        "per_class": size,
-        "seed": seed,
-        "cpu_seconds": cost,
+    return {name: value for name, value in measurement.items() if name != "measurements"} | {
         "scenario": balanced.scenario,
         "choices": {name: kind(each.recipe, each.layer, each.options) for name, each in decisions.items()},
         "options": {name: dict(each.options) for name, each in decisions.items()},
