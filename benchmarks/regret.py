@@ -21,7 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from candidates import table
+from candidates import CANDIDATES, table
+from transfer_runs import PROBES
 from transfer_tasks import DATA_SETS, SEEDS, SIZES, load_lite0, make_task
 
 # No layer of lite0 but the last can be what an ordinary checkpoint's head reads.
@@ -29,6 +30,7 @@ NOT_ORDINARY = ("probe_best_depth", "probe_all_depths")
 PREFERENCES = ("fast", "balanced", "best")
 BEGIN, END = "<!-- regret.py writes from here -->", "<!-- to here -->"
 WRONG = 0.01
+ALL_CANDIDATES = len(PROBES) + len(CANDIDATES)
 Row = dict[str, Any]
 
 
@@ -145,7 +147,8 @@ def judged(diagnosis: Row, candidates: list[Row]) -> Row | None:
         "regret": best["accuracy"] - chosen["accuracy"],
         "regret_of_all": None if free is None else best_of_all["accuracy"] - free["accuracy"],
         "cost": cost,
-        "cost_share": cost / sum(row["cpu_seconds"] for row in run.values()),
+        # Only what was run in full can be compared in cost.
+        "cost_share": cost / sum(row["cpu_seconds"] for row in run.values()) if len(run) == ALL_CANDIDATES else None,
         "regrets": {p: best["accuracy"] - run[choices[p]]["accuracy"] for p in PREFERENCES if choices[p] in run},
         "candidates": len(run),
     }
@@ -156,8 +159,8 @@ def section(rows: list[Row], diagnoses: list[Row]) -> str:
     if not rows:
         return "No task has both a diagnosis and the candidate that it chose."
     lines = [
-        "| data | a class | seed | case | chosen | accuracy | ordinary | regret | best of all | CPU s | of all |",
-        "|---|---:|---:|---|---|---:|---|---:|---|---:|---:|",
+        "| data | size | seed | case | chosen | accuracy | ordinary | regret | best of all | run | CPU s | of all |",
+        "|---|---:|---:|---|---|---:|---|---:|---|---:|---:|---:|",
     ]
     for row in sorted(rows, key=key_of):
         best, over = row["best"], row["best_of_all"]
@@ -165,23 +168,27 @@ def section(rows: list[Row], diagnoses: list[Row]) -> str:
             f"| {row['data_set']} | {row['per_class']} | {row['seed']} | {row['scenario']} | "
             f"{row['chosen']['candidate']} | {row['chosen']['accuracy']:.3f} | "
             f"{best['candidate']} {best['accuracy']:.3f} | "
-            f"{100 * row['regret']:.1f} | {over['candidate']} {over['accuracy']:.3f} | {row['cost']:.0f} s | "
-            f"{row['cost_share']:.0%} |"
+            f"{100 * row['regret']:.1f} | {over['candidate']} {over['accuracy']:.3f} | "
+            f"{row['candidates']} of {ALL_CANDIDATES} | {row['cost']:.0f} | {share(row['cost_share'])} |"
         )
     return "\n".join([*lines, "", *summary(rows, diagnoses), "", *mistakes(rows)])
 
 
 def summary(rows: list[Row], diagnoses: list[Row]) -> list[str]:
     """Medians over the tasks."""
-    costs = [row["cost_share"] for row in rows]
-    total = sum(row["cost"] for row in rows) / sum(row["cost"] / row["cost_share"] for row in rows)
+    costs = [row["cost_share"] for row in rows if row["cost_share"] is not None]
     lines = [
-        f"- Tasks: {len(rows)} of {len(diagnoses)} diagnosed; of the others the chosen candidate was not run. "
-        f"Candidates run on a task: {min(row['candidates'] for row in rows)} to "
-        f"{max(row['candidates'] for row in rows)}; the best is the best of those.",
-        f"- Cost of diagnosis and choice over that of all candidates: median {statistics.median(costs):.0%}, highest "
-        f"{max(costs):.0%}, of the sums {total:.0%}. Diagnosis alone: median "
-        f"{statistics.median(row['cpu_seconds'] for row in rows):.0f} CPU s.",
+        f"- Tasks: {len(rows)}, of {len(diagnoses)} diagnosed; of the others the chosen candidate was not run. "
+        f"Of {ALL_CANDIDATES} candidates {min(row['candidates'] for row in rows)} to "
+        f"{max(row['candidates'] for row in rows)} were run on a task; the best is the best of those: regrets are too "
+        "small where some are missing.",
+        f"- Diagnosis alone: median {statistics.median(row['cpu_seconds'] for row in rows):.0f} CPU s, highest "
+        f"{max(row['cpu_seconds'] for row in rows):.0f}. Diagnosis and choice over all candidates: "
+        + (
+            f"median {share(statistics.median(costs))}, highest {share(max(costs))} ({len(costs)} tasks)."
+            if costs
+            else "not known, since on no task all were run."
+        ),
     ]
     for prefer in PREFERENCES:
         regrets = [row["regrets"][prefer] for row in rows if prefer in row["regrets"]]
@@ -191,6 +198,11 @@ def summary(rows: list[Row], diagnoses: list[Row]) -> list[str]:
     if free:
         lines.append(f"- Regret against the best of all, with `allow_probe_file`: {in_points(free)}.")
     return lines
+
+
+def share(part: float | None) -> str:
+    """In per cent; a dash where it is not known."""
+    return "-" if part is None else f"{part:.0%}"
 
 
 def in_points(regrets: list[float]) -> str:
