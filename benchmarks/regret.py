@@ -218,7 +218,7 @@ def mistakes(rows: list[Row]) -> list[str]:
     """Where the choice was more than a point behind, with what had been expected."""
     wrong = [row for row in sorted(rows, key=lambda row: -row["regret"]) if row["regret"] > WRONG]
     if not wrong:
-        return ["No choice was more than a point behind the best ordinary candidate."]
+        return ["No choice was more than a point behind the best ordinary candidate that was run."]
     lines = ["Choices that were more than a point behind the best ordinary candidate:", ""]
     for row in wrong:
         chosen, best, expected = row["chosen"], row["best"], row["expected"]
