@@ -2,11 +2,10 @@
 
     python benchmarks/regret.py --animals animals.npz --output_dir benchmarks/results --document benchmarks/RESULTS.md
 
-Reads `candidates.json` of the output folder, diagnoses each of its tasks in a process of its own, writes `regret.json`
-and the tables of candidates and
-regret into the document. The accuracy of a choice is that of the candidate of the same kind (what the
-head reads, or what is trained, with layer decay or without) on the same training images and seed. The test images
-played no part in any choice.
+Reads `candidates.json` of the output folder, measures each task in a process of its own (once: decisions are made anew
+from what `regret.json` keeps), and writes `regret.json` and the tables of candidates and regret in the document. The
+accuracy of a choice is that of the candidate of the same kind (what the head reads, or what is trained, with layer
+decay or without) on the same training images and seed. The test images played no part in any choice.
 """
 
 from __future__ import annotations
@@ -22,7 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from candidates import table
+from candidates import CANDIDATES, table
+from transfer_runs import PROBES
 from transfer_tasks import DATA_SETS, SEEDS, SIZES, load_lite0, make_task
 
 # No layer of lite0 but the last can be what an ordinary checkpoint's head reads.
@@ -30,6 +30,7 @@ NOT_ORDINARY = ("probe_best_depth", "probe_all_depths")
 PREFERENCES = ("fast", "balanced", "best")
 BEGIN, END = "<!-- regret.py writes from here -->", "<!-- to here -->"
 WRONG = 0.01
+ALL_CANDIDATES = len(PROBES) + len(CANDIDATES)
 Row = dict[str, Any]
 
 
@@ -40,29 +41,30 @@ def main() -> None:
     parser.add_argument("--animals", type=Path)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
-    parser.add_argument("--fresh", action="store_true", help="Diagnose again what was diagnosed before.")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="Begin no diagnosis after this time.")
-    parser.add_argument("--cell", nargs=3, metavar=("DATA_SET", "SIZE", "SEED"), help="Diagnose this one, and print.")
+    parser.add_argument("--fresh", action="store_true", help="Measure again what was measured before.")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="Begin no measurement after this time.")
+    parser.add_argument("--cell", nargs=3, metavar=("DATA_SET", "SIZE", "SEED"), help="Measure this one, and print.")
     options = parser.parse_args()
     if options.cell:
         data_set, size, seed = options.cell
-        print(json.dumps(diagnosed(data_set, int(size), int(seed), options.animals)))
+        print(json.dumps(measured(data_set, int(size), int(seed), options.animals)))
         return
     file, started = options.output_dir / "regret.json", time.monotonic()
-    found = json.loads(file.read_text())["diagnoses"] if file.is_file() and not options.fresh else []
-    for size, seed, name in (
-        (size, seed, name) for size in options.sizes for seed in options.seeds for name in DATA_SETS
-    ):
-        if any(key_of(row) == (name, size, seed) for row in found):
+    found = json.loads(file.read_text())["measured"] if file.is_file() and not options.fresh else []
+    tasks = [(name, size, seed) for size in options.sizes for seed in options.seeds for name in DATA_SETS]
+    for task in tasks:
+        if any(key_of(row) == task for row in found):
             continue
         if time.monotonic() - started > options.minutes * 60:
             raise SystemExit(75)  # "temporary failure": call again
-        found.append(in_own_process(options.animals, name, size, seed))
-        print(*key_of(found[-1]), found[-1]["choices"]["balanced"], flush=True)
-        write(file, {"diagnoses": found})
+        found.append(in_own_process(options.animals, *task))
+        print(*task, flush=True)
+        write(file, {"measured": found})
+    diagnoses = [decided(row) for row in found]
+    write(file, {"measured": found, "diagnoses": diagnoses})
     candidates = json.loads((options.output_dir / "candidates.json").read_text())["cells"]
-    rows = [row for diagnosis in found if (row := judged(diagnosis, candidates)) is not None]
-    text = section(rows, found)
+    rows = [row for diagnosis in diagnoses if (row := judged(diagnosis, candidates)) is not None]
+    text = section(rows, diagnoses)
     print(text)
     if options.document is not None:
         before, _, rest = options.document.read_text().partition(BEGIN)
@@ -75,8 +77,8 @@ def key_of(row: Row) -> tuple[str, int, int]:
     return row["data_set"], row["per_class"], row["seed"]
 
 
-def diagnosed(data_set: str, size: int, seed: int, animals: Path | None) -> Row:
-    """Diagnose a task; the choice under each preference, with probe files and without."""
+def measured(data_set: str, size: int, seed: int, animals: Path | None) -> Row:
+    """Measure a task as a diagnosis without a budget does, and what that costs."""
     import torch
 
     from hf_transfer.data import eval_transform
@@ -88,17 +90,23 @@ def diagnosed(data_set: str, size: int, seed: int, animals: Path | None) -> Row:
     loaded = load_lite0(task.label_names, seed)
     images = task.train.with_transform(eval_transform(loaded.processor))
     started = time.process_time()
-    # What `hf_transfer.diagnose` does without a budget, for all preferences at once.
     evidence = measure(loaded.model, images, loaded.processor, seed=seed, progress=False)
-    decisions = {prefer: decide(evidence, prefer) for prefer in PREFERENCES}
+    decide(evidence)
     cost = time.process_time() - started
+    task_facts = {"data_set": data_set, "per_class": size, "seed": seed}
+    return task_facts | {"cpu_seconds": cost, "measurements": evidence.to_dict()}
+
+
+def decided(measurement: Row) -> Row:
+    """The choice on measurements under each preference, with probe files and without."""
+    from hf_transfer.diagnosis.decide import decide
+    from hf_transfer.diagnosis.measurements import Measurements
+
+    evidence = Measurements.from_dict(measurement["measurements"])
+    decisions = {prefer: decide(evidence, prefer) for prefer in PREFERENCES}
     decisions["with probe files"] = decide(evidence, "balanced", allow_probe_file=True)
     balanced = decisions["balanced"]
-    return {
-        "data_set": data_set,
-        "per_class": size,
-        "seed": seed,
-        "cpu_seconds": cost,
+    return {name: value for name, value in measurement.items() if name != "measurements"} | {
         "scenario": balanced.scenario,
         "choices": {name: kind(each.recipe, each.layer, each.options) for name, each in decisions.items()},
         "options": {name: dict(each.options) for name, each in decisions.items()},
@@ -139,7 +147,8 @@ def judged(diagnosis: Row, candidates: list[Row]) -> Row | None:
         "regret": best["accuracy"] - chosen["accuracy"],
         "regret_of_all": None if free is None else best_of_all["accuracy"] - free["accuracy"],
         "cost": cost,
-        "cost_share": cost / sum(row["cpu_seconds"] for row in run.values()),
+        # Only what was run in full can be compared in cost.
+        "cost_share": cost / sum(row["cpu_seconds"] for row in run.values()) if len(run) == ALL_CANDIDATES else None,
         "regrets": {p: best["accuracy"] - run[choices[p]]["accuracy"] for p in PREFERENCES if choices[p] in run},
         "candidates": len(run),
     }
@@ -150,8 +159,8 @@ def section(rows: list[Row], diagnoses: list[Row]) -> str:
     if not rows:
         return "No task has both a diagnosis and the candidate that it chose."
     lines = [
-        "| data | a class | seed | case | chosen | accuracy | ordinary | regret | best of all | CPU s | of all |",
-        "|---|---:|---:|---|---|---:|---|---:|---|---:|---:|",
+        "| data | size | seed | case | chosen | accuracy | ordinary | regret | best of all | run | CPU s | of all |",
+        "|---|---:|---:|---|---|---:|---|---:|---|---:|---:|---:|",
     ]
     for row in sorted(rows, key=key_of):
         best, over = row["best"], row["best_of_all"]
@@ -159,23 +168,27 @@ def section(rows: list[Row], diagnoses: list[Row]) -> str:
             f"| {row['data_set']} | {row['per_class']} | {row['seed']} | {row['scenario']} | "
             f"{row['chosen']['candidate']} | {row['chosen']['accuracy']:.3f} | "
             f"{best['candidate']} {best['accuracy']:.3f} | "
-            f"{100 * row['regret']:.1f} | {over['candidate']} {over['accuracy']:.3f} | {row['cost']:.0f} s | "
-            f"{row['cost_share']:.0%} |"
+            f"{100 * row['regret']:.1f} | {over['candidate']} {over['accuracy']:.3f} | "
+            f"{row['candidates']} of {ALL_CANDIDATES} | {row['cost']:.0f} | {share(row['cost_share'])} |"
         )
     return "\n".join([*lines, "", *summary(rows, diagnoses), "", *mistakes(rows)])
 
 
 def summary(rows: list[Row], diagnoses: list[Row]) -> list[str]:
     """Medians over the tasks."""
-    costs = [row["cost_share"] for row in rows]
-    total = sum(row["cost"] for row in rows) / sum(row["cost"] / row["cost_share"] for row in rows)
+    costs = [row["cost_share"] for row in rows if row["cost_share"] is not None]
     lines = [
-        f"- Tasks: {len(rows)} of {len(diagnoses)} diagnosed; of the others the chosen candidate was not run. "
-        f"Candidates run on a task: {min(row['candidates'] for row in rows)} to "
-        f"{max(row['candidates'] for row in rows)}; the best is the best of those.",
-        f"- Cost of diagnosis and choice over that of all candidates: median {statistics.median(costs):.0%}, highest "
-        f"{max(costs):.0%}, of the sums {total:.0%}. Diagnosis alone: median "
-        f"{statistics.median(row['cpu_seconds'] for row in rows):.0f} CPU s.",
+        f"- Tasks: {len(rows)}, of {len(diagnoses)} diagnosed; of the others the chosen candidate was not run. "
+        f"Of {ALL_CANDIDATES} candidates {min(row['candidates'] for row in rows)} to "
+        f"{max(row['candidates'] for row in rows)} were run on a task; the best is the best of those: regrets are too "
+        "small where some are missing.",
+        f"- Diagnosis alone: median {statistics.median(row['cpu_seconds'] for row in rows):.0f} CPU s, highest "
+        f"{max(row['cpu_seconds'] for row in rows):.0f}. Diagnosis and choice over all candidates: "
+        + (
+            f"median {share(statistics.median(costs))}, highest {share(max(costs))} ({len(costs)} tasks)."
+            if costs
+            else "not known, since on no task all were run."
+        ),
     ]
     for prefer in PREFERENCES:
         regrets = [row["regrets"][prefer] for row in rows if prefer in row["regrets"]]
@@ -185,6 +198,11 @@ def summary(rows: list[Row], diagnoses: list[Row]) -> list[str]:
     if free:
         lines.append(f"- Regret against the best of all, with `allow_probe_file`: {in_points(free)}.")
     return lines
+
+
+def share(part: float | None) -> str:
+    """In per cent; a dash where it is not known."""
+    return "-" if part is None else f"{part:.0%}"
 
 
 def in_points(regrets: list[float]) -> str:
@@ -200,7 +218,7 @@ def mistakes(rows: list[Row]) -> list[str]:
     """Where the choice was more than a point behind, with what had been expected."""
     wrong = [row for row in sorted(rows, key=lambda row: -row["regret"]) if row["regret"] > WRONG]
     if not wrong:
-        return ["No choice was more than a point behind the best ordinary candidate."]
+        return ["No choice was more than a point behind the best ordinary candidate that was run."]
     lines = ["Choices that were more than a point behind the best ordinary candidate:", ""]
     for row in wrong:
         chosen, best, expected = row["chosen"], row["best"], row["expected"]
