@@ -25,16 +25,17 @@ def pretrained() -> nn.Module:
         layer_type="basic",
         num_labels=len(SOURCE),
     )
-    model = ResNetForImageClassification(config)
-    data = shapes(SOURCE, 250, seed=1)
+    model = ResNetForImageClassification(config).train()
+    data = shapes(SOURCE, 500, seed=1)
     labels = torch.tensor(data.labels)
-    epochs, batch = 12, 64
+    epochs, batch = 15, 64
     steps = epochs * -(-len(data) // batch)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, total_steps=steps)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
     for _ in range(epochs):
         for rows in torch.randperm(len(data)).split(batch):
-            loss = nn.functional.cross_entropy(model(data.pixels[rows]).logits, labels[rows])
+            pixels = data.pixels[rows].flip(-1) if torch.rand(1) < 0.5 else data.pixels[rows]
+            loss = nn.functional.cross_entropy(model(pixels).logits, labels[rows])
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -43,7 +44,7 @@ def pretrained() -> nn.Module:
     held_out = shapes(SOURCE, 25, seed=2)
     with torch.inference_mode():
         right = model(held_out.pixels).logits.argmax(dim=1) == torch.tensor(held_out.labels)
-    assert right.float().mean() > 0.7  # else nothing is to be said of what it learnt
+    assert right.float().mean() > 0.85  # else nothing is to be said of what it learnt
     return model
 
 
@@ -51,7 +52,6 @@ def _target(similar: bool, per_class: int, seed: int) -> Images:
     return shapes(TARGET, per_class, 100 + seed) if similar else gratings(per_class, 100 + seed)
 
 
-@pytest.mark.skip(reason="unfinished: the network does not reach 70 % on its own shapes, so nothing was measured")
 @pytest.mark.slow
 @pytest.mark.parametrize("per_class", [20, 100])
 @pytest.mark.parametrize("similar", [True, False])

@@ -62,7 +62,8 @@ def test_demo_is_pushed_and_loads_by_its_id(
     assert "Verified in a fresh process" in capsys.readouterr().out
 
     made = hub.repositories["someone/demo"]
-    figures = {f"figures/{name}.png" for name in ("confusion_matrix", "layer_plan", "learning_curves")}
+    drawn = ("accuracy_by_depth", "confusion_matrix", "layer_plan", "learning_curves")
+    figures = {f"figures/{name}.png" for name in drawn}
     results = {f"{name}_results.json" for name in ("train", "eval", "all")}
     model = {".gitattributes", "config.json", "model.safetensors", "transfer_plan.json", "run.json", "README.md"}
     assert made.private and set(made.files()) == model | figures | results

@@ -200,8 +200,9 @@ def test_files_and_logs_are_written_once(launched_folder: Path) -> None:
     assert {"rng_state_0.pth", "rng_state_1.pth", "transfer_plan.json", "transfer_state.json"} <= names
     lines = [line for line in output.splitlines() if line.startswith("{'train_runtime'")]
     gradual, fsdp, stock, evaluated, interrupted = len(GRADUAL) + 2, 2, 1, 2, 2
-    uneven, augmented, compiled = 2, 1, 2
-    assert len(lines) == gradual + fsdp + stock + evaluated + interrupted + uneven + augmented + compiled
+    uneven, augmented, compiled, range_test = 2, 1, 2, 1
+    trainings = gradual + fsdp + stock + evaluated + interrupted + uneven + augmented + compiled + range_test
+    assert len(lines) == trainings
 
 
 def test_a_signal_to_one_process_stops_both_at_one_step(launched_folder: Path) -> None:
