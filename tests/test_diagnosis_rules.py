@@ -19,12 +19,15 @@ from tests.diagnosed import measured
         ({"gain": (-0.2, -0.5, 0.001)}, None),
         ({"gain": (-0.2, -0.5, 0.0)}, False),
         ({"gain": (0.5, 0.4, 0.6), "earlier": (0.05, 0.01)}, True),  # a matter of depth, not of similarity
+        ({"gain": (0.1, 0.0, 0.4), "earlier": (0.05, 0.01)}, False),  # not surely better than random, and worse
+        ({"gain": (0.1, 0.0, 0.4), "earlier": (0.0196, 0.01)}, None),
+        ({"gain": (0.1, 0.0, 0.4), "gain_of_earlier": None}, None),
         ({"gain": (0.5, 0.4, 0.6), "gain_of_earlier": None}, True),
         ({"pretrained": False}, None),
     ],
 )
 def test_similarity(given: dict[str, Any], expected: bool | None) -> None:
-    """Bounds decide, not values; a better earlier layer is no difference; without weights nothing is known."""
+    """Bounds decide, not values; a better earlier layer alone is no difference; without weights nothing is known."""
     assert rules.is_similar(measured(**given)) is expected
 
 

@@ -72,13 +72,12 @@ def _similarity(m: Measurements) -> str:
         "errors than on the best layer of the same network with random weights"
     )
     similar = rules.is_similar(m)
-    if similar:
-        verdict = "similar to the pretraining"
-    elif similar is None:
+    if similar is None:
         return f"Similarity: {compared}. That does not tell whether the data are similar to the pretraining."
-    else:
-        verdict = "different from the pretraining, which does not help"
-    return f"Similarity: {compared}. So the data are {verdict}."
+    if similar:
+        return f"Similarity: {compared}. So the data are similar to the pretraining."
+    worse = "" if gain.high <= 0 else ", and it is surely worse than an earlier one"
+    return f"Similarity: {compared}{worse}. So the data are different from the pretraining."
 
 
 def _depth(m: Measurements) -> str:
