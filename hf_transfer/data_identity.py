@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch.utils.data import Subset
+from transformers.trainer_utils import RemoveColumnsCollator
 
 _SAMPLES = 8
 _ROWS_AT_A_TIME = 10_000
@@ -131,6 +132,8 @@ def _described(value: Any, depth: int) -> str:
         return _described(value.format["format_kwargs"].get("transform"), depth)
     if isinstance(value, Subset):
         return _described(value.dataset, depth)
+    if isinstance(value, RemoveColumnsCollator):  # which Trainer puts around the collator that it was given
+        return _described(value.data_collator, depth)
     if kind.__module__.startswith("hf_transfer.") and hasattr(value, "processor"):
         return f"{kind.__name__}({_described(value.processor, depth)})"
     if callable(getattr(value, "to_dict", None)):

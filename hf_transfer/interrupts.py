@@ -38,6 +38,11 @@ class InterruptCallback(TrainerCallback):
         self._last_save = False
         self._previous: dict[signal.Signals, Any] = {}
 
+    @property
+    def saves_last(self) -> bool:
+        """Whether the checkpoint that the run ends with is due now."""
+        return self._last_save
+
     def __enter__(self) -> InterruptCallback:
         self.received, self._stopping, self._last_save = None, False, False
         if threading.current_thread() is threading.main_thread():

@@ -17,7 +17,7 @@ from hf_transfer.checkpoints import TRAINER_STATE, recover
 from hf_transfer.errors import PlanError
 from hf_transfer.phases import ResolvedPlan
 from hf_transfer.plan import TransferPlan
-from hf_transfer.run_state import RunState, differences, followed_differences
+from hf_transfer.run_state import MEASURED, RATE, RunState, differences, followed_differences
 from hf_transfer.schedules import set_rates
 
 logger = logging.getLogger(__name__)
@@ -75,24 +75,35 @@ class Resumption:
                 f"All phases of the plan are finished at step {self.step}, so that none is left to start fresh. Add a "
                 "phase to the plan, or start a new run in another output folder from the checkpoint's weights."
             )
+        if self.state.solved_phase is not None and repeated:
+            first = self.state.starts[0]
+            resolved = resolved.begin_at(0, first).begin_at(1, first)  # it was solved, and so has no steps
         for index, start in enumerate(self.state.starts[: repeated + 1]):
             resolved = resolved.begin_at(index, start)
         return resolved if self.exact else resolved.begin_at(repeated, self.step)
 
-    def check_schedule(self, scheduler: Any, learning_rate: float) -> None:
+    def check_schedule(self, scheduler: Any, learning_rate: float, measured: bool = False) -> None:
         """Check that the schedule can follow a learning rate that was changed.
+
+        Args:
+            scheduler: Of the run.
+            learning_rate: Of its arguments.
+            measured: Whether its rates are measured.
 
         Raises:
             PlanError: The schedule is no function of the step, so that it must go on from the rates it had.
         """
-        if learning_rate == self.state.learning_rate:
+        was_measured = (self.state.followed or {}).get(RATE) == MEASURED
+        if was_measured == measured and (measured or learning_rate == self.state.learning_rate):
             return
+        was = MEASURED if was_measured else f"{self.state.learning_rate:g}"
+        now = MEASURED if measured else f"{learning_rate:g}"
         if not isinstance(scheduler, LambdaLR):
             raise PlanError(
-                f"The learning rate was {self.state.learning_rate:g} and is {learning_rate:g}, but this schedule "
-                f"({type(scheduler).__name__}) goes on from the rates it had. Resume with the old learning rate."
+                f"The learning rate was {was} and is {now}, but this schedule ({type(scheduler).__name__}) goes on "
+                "from the rates it had. Resume with the old learning rate."
             )
-        logger.warning("The learning rate was %g and is %g from here on.", self.state.learning_rate, learning_rate)
+        logger.warning("The learning rate was %s and is %s from here on.", was, now)
 
     def _first_to_repeat(self, plan: TransferPlan) -> int:
         """The phase of a changed plan that is started fresh: the first that was not finished in the same form."""

@@ -31,6 +31,7 @@ class ResumingTrainer(CachingTrainer):
     _run_state: RunState | None = None
     _resumption: Resumption | None = None
     solved_phase: dict[str, Any] | None = None
+    _measures_rates = False
 
     @property
     def resolved_plan(self) -> ResolvedPlan | None:
@@ -68,6 +69,7 @@ class ResumingTrainer(CachingTrainer):
             self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, self.model),
             self.data_collator,
             self.data_fingerprint,
+            self._measures_rates,
         )
         self._resumption = None
         if isinstance(checkpoint, str):
@@ -126,5 +128,5 @@ class ResumingTrainer(CachingTrainer):
             scheduler.base_lrs = rates
             set_rates(scheduler, self.optimizer)
         else:
-            resumed.check_schedule(self.lr_scheduler, self.args.learning_rate)
+            resumed.check_schedule(self.lr_scheduler, self.args.learning_rate, self._measures_rates)
             load_training_state(self.optimizer, self.lr_scheduler, checkpoint)

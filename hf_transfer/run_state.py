@@ -23,8 +23,10 @@ _DRAWN = ("seed", "data_seed", "dataloader_drop_last", "train_sampling_strategy"
 # What a resumed run may change: it goes on with the new value.
 _FOLLOWED = (
     *("per_device_train_batch_size", "gradient_accumulation_steps", "world_size", "weight_decay", "max_grad_norm"),
-    *("label_smoothing_factor", "bf16", "fp16", "cache_views"),
+    *("label_smoothing_factor", "bf16", "fp16", "cache_features", "cache_views"),
 )
+# Where learning rates come from: an entry of `followed`.
+RATE, MEASURED = "learning_rate", "auto"
 # What files of an earlier version lack in `data`.
 _LATER = ("values", "labels")
 
@@ -102,6 +104,7 @@ def run_state(
     optimizer: tuple[type, Mapping[str, Any]],
     collator: Any = None,
     fingerprint: str | None = None,
+    measures_rates: bool = False,
 ) -> RunState:
     """The state of a run before its first step.
 
@@ -114,6 +117,7 @@ def run_state(
         optimizer: Its class and options.
         collator: Of the training data.
         fingerprint: Of the training data, where the caller knows a better one than `data_fingerprint`.
+        measures_rates: Whether the learning rates are measured; that of `args` is then only where that fails.
     """
     return RunState(
         plan=plan.to_dict(),
@@ -125,7 +129,8 @@ def run_state(
         optimizer=_plain({"class": getattr(optimizer[0], "__name__", str(optimizer[0]))} | _options(optimizer[1])),
         drawn=_plain({name: getattr(args, name, None) for name in _DRAWN}),
         transform=transform_description(dataset, collator),
-        followed=_plain({name: getattr(args, name, None) for name in _FOLLOWED}),
+        followed=_plain({name: getattr(args, name, None) for name in _FOLLOWED})
+        | {RATE: MEASURED if measures_rates else "a number"},
     )
 
 

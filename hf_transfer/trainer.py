@@ -192,7 +192,9 @@ class TransferTrainer(
         if self._resumption is not None:
             resolved, step = self._resumption.place(resolved), self._resumption.step
         resolved, solved = solve_first_phase(self, resolved, step)
-        self.solved_phase = solved if self._resumption is None else solved or self._resumption.state.solved_phase
+        if self._resumption is not None and resolved.phases[0].solved:
+            solved = solved or self._resumption.state.solved_phase
+        self.solved_phase = solved
         unused = self._settle_unused_parameters()
         self._phase_callback = PhaseCallback(PhaseClock(resolved), self.model, self._begin_phase, unused)
         inside = self.state_inside(resolved)
@@ -269,6 +271,10 @@ class TransferTrainer(
             self.control.should_training_stop = False
             self.state.max_steps = phases.clock.resolved.phases[-1].end
         return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Keep the best metric as Trainer does; with save_strategy="best" an interrupted run saves all the same."""
+        return bool(super()._determine_best_metric(metrics=metrics, trial=trial)) or self.interrupts.saves_last
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save, and the plan beside the weights."""

@@ -12,7 +12,7 @@ from transformers import Trainer
 
 from hf_transfer.features.ranks import rank_and_world
 from hf_transfer.features.reading import own_random_numbers, read_batches
-from hf_transfer.features.training_rows import PackedRows
+from hf_transfer.features.training_rows import PackedRows, SeededCollator
 
 
 @contextlib.contextmanager
@@ -77,8 +77,15 @@ def trial_batches(dataloader: Any, size: int, count: int, seed: int, workers: in
     while len(rows) < size * world * count:
         rows += torch.randperm(len(dataset), generator=generator).tolist()
     starts = range(rank * size, size * world * count, size * world)
-    for batch in read_batches(dataset, [rows[start : start + size] for start in starts], workers):
-        yield dataloader.collate_fn(batch)
+    collate = dataloader.collate_fn
+    # Not with the numbers of the training's last batch, which a resumed run has not read.
+    collate = collate.collator if isinstance(collate, SeededCollator) else collate
+    for start, batch in zip(
+        starts, read_batches(dataset, [rows[start : start + size] for start in starts], workers), strict=True
+    ):
+        with own_random_numbers(seed + start):
+            collated = collate(batch)
+        yield collated
 
 
 def trial_step(trainer: Any, micro_batches: Sequence[Any]) -> float:

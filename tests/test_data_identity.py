@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset, Features, Image, Value
 from torch.utils.data import Subset
 from torchvision.transforms import v2
+from transformers.trainer_utils import RemoveColumnsCollator
 
 from hf_transfer.data import collate, eval_transform, train_transform
 from hf_transfer.data_identity import data_fingerprint, transform_description
@@ -96,3 +97,13 @@ def test_a_function_with_another_transform_in_it_is_another(monkeypatch: Any) ->
     monkeypatch.setitem(globals(), "FLIP", v2.Compose([v2.RandomHorizontalFlip(0.4)]))
     assert transform_description(flipped) != first
     assert torch.equal(flipped({"image": [torch.ones(1, 2, 2)]})["pixel_values"][0], torch.ones(1, 2, 2))
+
+
+def test_a_collator_is_seen_through_trainers_own() -> None:
+    """Trainer puts a collator that leaves out columns around the given one; the given one is what counts."""
+
+    def wrapped(collator: Any) -> Any:
+        return RemoveColumnsCollator(data_collator=collator, signature_columns=["pixel_values"])
+
+    assert transform_description(wrapped(collate)) == transform_description(collate)
+    assert transform_description(wrapped(flipped)) != transform_description(wrapped(collate))

@@ -62,6 +62,24 @@ def test_interrupted_and_resumed_as_if_nothing_had_been(
     assert all(torch.equal(value, expected[key]) for key, value in resumed.model.state_dict().items())
 
 
+def test_an_interrupted_run_saves_also_where_only_the_best_is_saved(tmp_path: Path) -> None:
+    """With save_strategy="best", the last step of an epoch that brings no new best metric is saved all the same."""
+    data, options = RandomImages(), {"eval_strategy": "epoch", "metric_for_best_model": "accuracy"}
+    trainer = ht.TransferTrainer(
+        tiny.vit(),
+        arguments(tmp_path, save_strategy="best", **options),
+        None,
+        data,
+        data,
+        compute_metrics=lambda prediction: {"accuracy": 0.5},
+        callbacks=[Signal(3, signal.SIGTERM)],
+        plan=ht.recipes.lp_ft(probe_epochs=1),
+    )
+    with pytest.raises(InterruptedTrainingError, match="step 4; checkpoint-4"):
+        trainer.train()
+    assert (tmp_path / "checkpoint-4" / "trainer_state.json").is_file()
+
+
 def test_second_signal_stops_at_once(tmp_path: Path) -> None:
     """SIGINT twice is the usual KeyboardInterrupt."""
     trainer = _trainer(tmp_path, Signal(1, signal.SIGINT), Signal(1, signal.SIGINT))

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import HfArgumentParser, TrainerCallback
 
 import hf_transfer as ht
 from hf_transfer import range_test_trainer
 from hf_transfer.card import render_card
 from hf_transfer.errors import ArgumentError
+from hf_transfer.features.training_rows import PackedRows, SeededCollator
 from hf_transfer.learning_rate_figure import learning_rate_range
 from hf_transfer.learning_rate_range import RangeTest, Reading
 from hf_transfer.range_test_trainer import RANGE_FILE
@@ -96,6 +98,18 @@ def test_the_training_is_as_if_the_rates_had_been_given(
     assert logged(measured, "learning_rate") == logged(plain, "learning_rate")
     assert measured.resolved_plan is not None and plain.resolved_plan is not None
     assert measured.resolved_plan.optimizer_groups == plain.resolved_plan.optimizer_groups
+
+
+def test_trial_batches_do_not_depend_on_what_the_training_read() -> None:
+    """A collator that draws at random gives the same trial batches in any epoch; they differ from each other."""
+    rows = PackedRows(RandomImages(), 0)
+    loader = DataLoader(rows, collate_fn=SeededCollator(lambda batch: torch.rand(2), rows))
+    found = []
+    for epoch in (0, 3):
+        rows.begin_epoch(epoch, True)
+        list(loader)  # as the training reads
+        found.append(list(trial_batches(loader, 4, 2, 0)))
+    assert all(map(torch.equal, *found)) and not torch.equal(found[0][0], found[0][1])
 
 
 def test_state_is_undone(tmp_path: Path) -> None:

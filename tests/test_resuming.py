@@ -156,6 +156,25 @@ def test_a_changed_learning_rate_is_refused_where_the_schedule_cannot_follow(tmp
     with pytest.raises(PlanError, match=r"was 0.01 and is 0.02.*ReduceLROnPlateau"):
         make(2e-2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     make(1e-2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    _as_measured(tmp_path / "checkpoint-1")
+    with pytest.raises(PlanError, match=r"was auto and is 0.01.*ReduceLROnPlateau"):
+        make(1e-2).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+def test_a_number_in_place_of_measured_rates_is_told(run: Path, tmp_path: Path, caplog: Any) -> None:
+    """The number is followed, also where it is the rate that a measurement would have fallen back on."""
+    checkpoint = Path(shutil.copytree(run / "checkpoint-6", tmp_path / "checkpoint-6"))
+    _as_measured(checkpoint)
+    _trainer(tmp_path, save_strategy="no").train(resume_from_checkpoint=str(checkpoint))
+    assert "learning rate was auto and is 0.01 from here on" in caplog.text
+
+
+def _as_measured(checkpoint: Path) -> None:
+    """Let a checkpoint be of a run whose learning rates were measured."""
+    path = checkpoint / "transfer_state.json"
+    state = json.loads(path.read_text())
+    state["followed"]["learning_rate"] = "auto"
+    path.write_text(json.dumps(state))
 
 
 def test_more_epochs_lengthen_the_present_phase(run: Path, tmp_path: Path) -> None:

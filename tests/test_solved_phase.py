@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,28 @@ def test_resumed_runs_do_not_solve_again(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_changed_second_phase_begins_anew_behind_the_solved_one(tmp_path: Path) -> None:
     """With allow_plan_change the solved phase stays where it was, and is not solved again; a changed one is."""
     _trainer(tmp_path, save_strategy="steps", save_steps=2).train()
-    changed = _trainer(tmp_path, plan=ht.recipes.lp_ft(layer_decay=0.5), allow_plan_change=True)
-    changed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert [(p.start, p.end, p.solved) for p in changed.resolved_plan.phases] == [(0, 0, True), (2, 6, False)]
-    other = _trainer(tmp_path, plan=ht.recipes.lp_ft(probe_solver="ridge"), allow_plan_change=True)
+    plans = (ht.recipes.lp_ft(layer_decay=0.5), ht.recipes.lp_ft(probe_solver="ridge"))
+    for number, (plan, first) in enumerate(zip(plans, (0, 2), strict=True)):
+        folder = shutil.copytree(tmp_path / "checkpoint-2", tmp_path / str(number) / "checkpoint-2")
+        options: dict[str, Any] = {"plan": plan, "save_strategy": "steps", "save_steps": 2}
+        changed = _trainer(folder.parent, allow_plan_change=True, **options)
+        changed.train(resume_from_checkpoint=str(folder))
+        expected = [(first, first, True), (2, 6, False)]
+        assert [(p.start, p.end, p.solved) for p in changed.resolved_plan.phases] == expected
+        solution = training_facts(changed)["solved_phase"]
+        assert solution["solver"] == plan.phases[0].head_solver
+        again = _trainer(folder.parent, **options)
+        again.train(resume_from_checkpoint=str(folder.parent / "checkpoint-4"))
+        assert [(p.start, p.end, p.solved) for p in again.resolved_plan.phases] == expected
+        assert training_facts(again)["solved_phase"] == solution
+
+
+def test_a_plan_without_a_solved_phase_does_not_inherit_one(tmp_path: Path) -> None:
+    """With allow_plan_change a plan that only fine-tunes says nothing of a solved head."""
+    _trainer(tmp_path, save_strategy="steps", save_steps=2).train()
+    other = _trainer(tmp_path, plan=ht.recipes.fine_tune(), allow_plan_change=True)
     other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert [(p.start, p.end, p.solved) for p in other.resolved_plan.phases] == [(2, 2, True), (2, 6, False)]
-    assert training_facts(other)["solved_phase"]["solver"] == "ridge"
+    assert other.solved_phase is None and training_facts(other).get("solved_phase") is None
 
 
 def test_solving_sees_images_without_augmentation(tmp_path: Path) -> None:

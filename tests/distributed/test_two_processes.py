@@ -200,8 +200,8 @@ def test_files_and_logs_are_written_once(launched_folder: Path) -> None:
     assert {"rng_state_0.pth", "rng_state_1.pth", "transfer_plan.json", "transfer_state.json"} <= names
     lines = [line for line in output.splitlines() if line.startswith("{'train_runtime'")]
     gradual, fsdp, stock, evaluated, interrupted = len(GRADUAL) + 2, 2, 1, 2, 2
-    uneven, augmented, compiled, range_test = 2, 1, 2, 1
-    trainings = gradual + fsdp + stock + evaluated + interrupted + uneven + augmented + compiled + range_test
+    uneven, augmented, compiled, range_test, solved = 2, 1, 2, 1, 2
+    trainings = gradual + fsdp + stock + evaluated + interrupted + uneven + augmented + compiled + range_test + solved
     assert len(lines) == trainings
 
 
