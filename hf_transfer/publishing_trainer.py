@@ -12,6 +12,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from hf_transfer.card import CARD_NAME, write_card
 from hf_transfer.errors import ArgumentError
 from hf_transfer.hub import Publication, TrainingPush
+from hf_transfer.run_record import RunRecord
 from hf_transfer.training_facts import bare_record
 
 logger = logging.getLogger(__name__)
@@ -91,12 +92,28 @@ class PublishingTrainer(Trainer):
         return self.training_push.publish(folder, commit_message or "End of training", **options)
 
     def write_missing_card(self, folder: Path) -> None:
-        """Write record and card into a folder that has neither: what the trainer knows, and nothing else."""
-        if (folder / "run.json").is_file() or (folder / CARD_NAME).is_file():
+        """Write record and card: what the trainer knows, and nothing else.
+
+        A record of this very training is left alone, for it may know more; one of another training is replaced, with
+        its card but for what the user wrote there. So is a card without a record left alone, which is the user's.
+        """
+        path = folder / "run.json"
+        if path.is_file():
+            if self._tells_of_this_training(path):
+                return
+            logger.warning("%s tells of another training than this one, and is written anew with its card.", path)
+        elif (folder / CARD_NAME).is_file():
             return
         record = bare_record(self)
-        record.save(folder / "run.json")
+        record.save(path)
         write_card(folder, record.to_dict())
+
+    def _tells_of_this_training(self, path: Path) -> bool:
+        """Whether plan, steps and last loss in a record are this trainer's; True if it has not trained."""
+        if getattr(self, "optimizer", None) is None and getattr(self, "solution", None) is None:
+            return True
+        stored, now = RunRecord.load(path).to_dict()["training"], bare_record(self).to_dict()["training"]
+        return all(stored.get(key) == now.get(key) for key in ("plan", "steps", "final_loss"))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push a checkpoint in the background; a failure is noted, and training goes on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -110,6 +111,26 @@ def test_a_repository_with_content_gets_one_pull_request(hub: HubServer, tmp_pat
     made = trainer.push_to_hub(verify=False)
     assert made is not None and theirs.pull_requests == 1
     assert theirs.files()["config.json"].content == b"{}" and "README.md" in theirs.files("refs/pr/1")
+
+
+def test_a_second_run_in_the_same_folder_gets_its_own_card(hub: HubServer, tmp_path: Path) -> None:
+    """Another training in the same output_dir is published with its own record; what the user wrote into the card
+    stays, and so does a record of the very training that is published."""
+    first = trainer_of(tmp_path / "out")
+    first.train()
+    first.push_to_hub(verify=False)
+    card = tmp_path / "out" / "README.md"
+    card.write_text(card.read_text().replace("user:start -->\n", "user:start -->\nMine.\n", 1))
+    record = (tmp_path / "out" / "run.json").read_bytes()
+    first.push_to_hub(verify=False)
+    assert (tmp_path / "out" / "run.json").read_bytes() == record
+    second = trainer_of(tmp_path / "out", num_train_epochs=1)
+    second.train()
+    made = second.push_to_hub(verify=False)
+    assert made is not None and made.pull_request == 1
+    theirs = hub.repositories[REPOSITORY].files("refs/pr/1")
+    assert json.loads(theirs["run.json"].content)["training"]["steps"] == 4
+    assert b"Mine." in theirs["README.md"].content
 
 
 def test_refused_before_training(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
