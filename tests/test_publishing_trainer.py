@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import signal
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,22 @@ def test_a_second_run_in_the_same_folder_gets_its_own_card(hub: HubServer, tmp_p
     theirs = hub.repositories[REPOSITORY].files("refs/pr/1")
     assert json.loads(theirs["run.json"].content)["training"]["steps"] == 4
     assert b"Mine." in theirs["README.md"].content
+
+
+def test_the_command_to_try_again_leaves_what_was_there(hub: HubServer, tmp_path: Path) -> None:
+    """If only the last push fails, the printed command also goes by pull request into a foreign repository."""
+    theirs = hub.repositories[REPOSITORY] = Repository(REPOSITORY, private=True)
+    theirs.put("config.json", b"{}")
+    trainer = trainer_of(tmp_path / "out", hub_always_push=True)
+    trainer.train()
+    hub.faults = [Fault("POST", "/commit/", status=503, count=1000)]
+    with pytest.raises(PublishError, match="to try again") as caught:
+        trainer.push_to_hub(verify=False)
+    hub.faults = []
+    command = shlex.split(str(caught.value).partition("to try again: ")[2])
+    assert main([*command[1:], "--no_verify"]) == 0
+    assert theirs.files()["config.json"].content == b"{}" and "README.md" not in theirs.files()
+    assert "README.md" in theirs.files(f"refs/pr/{theirs.pull_requests}")
 
 
 def test_refused_before_training(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,8 @@ def publish(
         PublishError: The Hub refused or could not be reached, or the published model differs. The folder is whole, and
             the message has the command to try again.
     """
-    folder, asked_pr = Path(folder), create_pr
+    # The command to try again knows no branch: what went to a pull request must not go to main then.
+    folder, asked_pr = Path(folder), create_pr if branch == "main" else True
     refuse_probe(folder)
     contents = Contents(
         license=license,
