@@ -8,7 +8,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from hf_transfer.errors import ArgumentError, PublishError
-from hf_transfer.hub.retrying import TRANSIENT, retried, status_of
+from hf_transfer.hub.retrying import TRANSIENT, UploadError, retried, status_of
 from hf_transfer.repo_ids import is_repo_id
 
 _ALWAYS_THERE = (".gitattributes",)
@@ -67,13 +67,25 @@ def explained(error: Exception, repo_id: str) -> PublishError:
         return PublishError(
             f"The repository {repo_id} is not there, or was deleted meanwhile, or this login may not see it."
         )
-    if status == 401:
+    if status == 401 or isinstance(error, PermissionError):
         return PublishError(f"The Hub does not accept the token: it is wrong, expired or revoked. {_LOG_IN}.")
     if status == 403:
         return PublishError(f"The token may not write to {repo_id}. {_LOG_IN}.")
-    text = " ".join(str(error).split())[:300] or type(error).__name__
+    text = _without_token(error)
+    if isinstance(error, UploadError):
+        return PublishError(f"The upload to {repo_id} failed: {text}.")
     reached = f"answered with status {status}" if status else "could not be reached"
     return PublishError(f"The Hub {reached} for {repo_id}: {text}.")
+
+
+def unforeseen(error: Exception, repo_id: str) -> PublishError:
+    """An error that nobody thought of, while publishing; a token is never in it."""
+    return PublishError(f"Publishing to {repo_id} broke off with {type(error).__name__}: {_without_token(error)}.")
+
+
+def _without_token(error: Exception) -> str:
+    text, token = " ".join(str(error).split()), get_token()
+    return (text.replace(token, "TOKEN") if token else text)[:300].rstrip(".") or type(error).__name__
 
 
 def _check_rights(who: dict, owner: str) -> None:  # type: ignore[type-arg]

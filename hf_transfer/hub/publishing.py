@@ -11,8 +11,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from hf_transfer.errors import PublishError, TransferError
-from hf_transfer.hub.access import Target, check_target
+from hf_transfer.errors import ArgumentError, PublishError, TransferError
+from hf_transfer.hub.access import Target, check_target, unforeseen
 from hf_transfer.hub.scan import scan
 from hf_transfer.hub.staging import Contents, Staged, is_ours, refuse_probe, stage
 from hf_transfer.hub.upload import Upload, is_there, make_repository, published_card, send, set_tag
@@ -110,7 +110,7 @@ def publish(
         widget_images=tuple(map(str, widget_images)),
         benchmark_task=benchmark_task,
     )
-    api = HfApi()
+    api, sending = HfApi(), False
     try:
         target = check_target(repo_id, private, api)
         with tempfile.TemporaryDirectory(prefix="hf_transfer_publish_") as temporary:
@@ -124,12 +124,20 @@ def publish(
                 return Publication(target.repo_id, private, staged.files, tag=tag)
             if not target.exists:
                 make_repository(api, target.repo_id, private)
+            sending = True
             commit = send(api, target.repo_id, upload, branch, create_pr)
             if tag is not None:
                 set_tag(api, target.repo_id, upload, tag, commit.revision)
             found = _verified(target, commit.revision, staged.folder, api.endpoint) if verify else None
     except PublishError as error:
         raise PublishError(f"{error} {_advice(folder, repo_id, private, asked_pr, contents)}") from error
+    except Exception as error:
+        if not sending:
+            raise
+        advice = _advice(folder, repo_id, private, asked_pr, contents)
+        if isinstance(error, ArgumentError):  # the Hub refused the card
+            raise ArgumentError(f"{error} {advice}") from error
+        raise PublishError(f"{unforeseen(error, repo_id)} {advice}") from error
     pull = _PULL_REQUEST.fullmatch(commit.branch)
     place = f"discussions/{pull[1]}" if pull else f"tree/{commit.revision}"
     return Publication(

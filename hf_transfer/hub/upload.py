@@ -15,7 +15,7 @@ from huggingface_hub.hf_api import ModelInfo
 from hf_transfer.card import CARD_NAME
 from hf_transfer.errors import ArgumentError, PublishError
 from hf_transfer.hub.access import Target, explained
-from hf_transfer.hub.retrying import ATTEMPTS, TRANSIENT, may_pass, retried, status_of, wait
+from hf_transfer.hub.retrying import ATTEMPTS, TRANSIENT, UploadError, may_pass, retried, status_of, wait
 
 _CONFLICT = 412
 _EXISTS = 409
@@ -184,10 +184,12 @@ def _commit(api: HfApi, repo_id: str, upload: Upload, branch: str, create_pr: bo
         )
     except TRANSIENT:
         raise
-    except RuntimeError as error:  # huggingface_hub's own around what went wrong with one large file
+    except PermissionError as error:  # hf_xet's XetAuthenticationError, which another attempt would not mend
+        raise explained(error, repo_id) from error
+    except (RuntimeError, OSError) as error:  # hf_xet's, or huggingface_hub's own around one large file
         if isinstance(error.__cause__, TRANSIENT):
             raise error.__cause__ from None
-        raise
+        raise UploadError(f"{type(error).__name__}: {error}") from error
     except ValueError as error:  # the Hub's validation of the card's metadata
         raise ArgumentError(f"The Hub refused the files for {repo_id}: {' '.join(str(error).split())}") from error
     return Commit(info.oid, f"refs/pr/{info.pr_num}" if info.pr_num else branch)
