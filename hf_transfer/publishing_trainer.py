@@ -66,7 +66,7 @@ class PublishingTrainer(Trainer):
             blocking: Must be True: a push that nobody waits for can fail unheard.
             token: Refused; log in, or set HF_TOKEN.
             revision: Refused: a repository that holds something already gets a pull request.
-            private: As in `init_hf_repo`.
+            private: As in `init_hf_repo`; where the repository was made before training, it must be what that one is.
             **options: `verify`, `license`, `limitations`, `include_examples`, `include_checkpoint`, `widget_images`,
                 `benchmark_task` of `hf_transfer.publish`.
 
@@ -82,6 +82,12 @@ class PublishingTrainer(Trainer):
             raise ArgumentError("push_to_hub waits, and chooses the branch: leave blocking and revision out.")
         if token is not None or self.training_push is None:
             self.init_hf_repo(token, private)
+        elif private is not None and private != self.training_push.target.private:
+            raise ArgumentError(
+                f"{self.hub_model_id} is {'public' if private else 'private'}, as was settled before training, and "
+                f"push_to_hub(private={private}) does not change that. Leave private out, and change it in the "
+                "repository's settings on the Hub, or set hub_private_repo before training."
+            )
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():

@@ -164,6 +164,16 @@ def test_refused_before_training(hub: HubServer, tmp_path: Path, monkeypatch: py
     assert hub.writes() == []
 
 
+def test_visibility_cannot_change_after_the_check(hub: HubServer, tmp_path: Path) -> None:
+    """push_to_hub(private=...) other than that of the repository is refused, and not ignored; the same is fine."""
+    trainer = trainer_of(tmp_path / "out", hub_private_repo=False, num_train_epochs=1, hub_strategy="end")
+    trainer.train()
+    with pytest.raises(ArgumentError, match="public"):
+        trainer.push_to_hub(verify=False, private=True)
+    assert set(hub.repositories[REPOSITORY].files()) == {".gitattributes"}
+    assert trainer.push_to_hub(verify=False, private=False) is not None
+
+
 def test_train_command_checks_before_it_loads(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
