@@ -21,7 +21,7 @@ class Target:
 
     Attributes:
         repo_id: With its owner.
-        private: The visibility asked for.
+        private: The visibility that it has; that was asked for if it is not there yet.
         exists: Whether the repository is there.
         files: What it holds, besides what the Hub puts there itself.
     """
@@ -114,4 +114,4 @@ def _look_at(api: HfApi, repo_id: str, private: bool) -> Target:
             "hub_private_repo=False in training)."
         )
     files = tuple(s.rfilename for s in info.siblings or [] if s.rfilename not in _ALWAYS_THERE)
-    return Target(repo_id, private, exists=True, files=files)
+    return Target(repo_id, private if info.private is None else info.private, exists=True, files=files)

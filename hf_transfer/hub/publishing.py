@@ -76,7 +76,8 @@ def publish(
     Args:
         folder: `output_dir` of a run, or another folder with a model and a card.
         repo_id: "owner/name", or "name" for the logged-in user's.
-        private: Make a private repository; one that exists and is public is then refused.
+        private: Make a private repository; one that exists and is public is then refused. One that exists and is
+            private stays so.
         create_pr: By pull request. None does so for a repository that holds something already.
         dry_run: Check and stage everything, send nothing.
         verify: Load the published model in a fresh process without hf_transfer, and compare logits.
@@ -121,7 +122,7 @@ def publish(
             create_pr, tag = _settle_pull_request(api, target, staged, upload, branch, create_pr)
             scan(staged.folder, staged.files, target.repo_id)
             if dry_run:
-                return Publication(target.repo_id, private, staged.files, tag=tag)
+                return Publication(target.repo_id, target.private, staged.files, tag=tag)
             if not target.exists:
                 make_repository(api, target.repo_id, private)
             sending = True
@@ -142,7 +143,7 @@ def publish(
     place = f"discussions/{pull[1]}" if pull else f"tree/{commit.revision}"
     return Publication(
         target.repo_id,
-        private,
+        target.private,
         staged.files,
         commit.revision,
         f"{api.endpoint}/{target.repo_id}/{place}",
