@@ -24,12 +24,14 @@ class Target:
         private: The visibility that it has; that was asked for if it is not there yet.
         exists: Whether the repository is there.
         files: What it holds, besides what the Hub puts there itself.
+        user: Who is logged in.
     """
 
     repo_id: str
     private: bool
     exists: bool
     files: tuple[str, ...]
+    user: str
 
 
 def check_target(repo_id: str, private: bool = True, api: HfApi | None = None) -> Target:
@@ -55,7 +57,7 @@ def check_target(repo_id: str, private: bool = True, api: HfApi | None = None) -
         owner, _, name = repo_id.rpartition("/")
         repo_id = f"{owner or who['name']}/{name}"
         _check_rights(who, repo_id.split("/")[0])
-        return _look_at(api, repo_id, private)
+        return _look_at(api, repo_id, private, str(who["name"]))
     except TRANSIENT as error:
         raise explained(error, repo_id) from error
 
@@ -100,11 +102,11 @@ def _check_rights(who: dict, owner: str) -> None:  # type: ignore[type-arg]
         )
 
 
-def _look_at(api: HfApi, repo_id: str, private: bool) -> Target:
+def _look_at(api: HfApi, repo_id: str, private: bool, user: str) -> Target:
     try:
         info = retried(lambda: api.model_info(repo_id), f"looking at {repo_id}")
     except RepositoryNotFoundError:
-        return Target(repo_id, private, exists=False, files=())
+        return Target(repo_id, private, exists=False, files=(), user=user)
     except HfHubHTTPError as error:
         raise explained(error, repo_id) from error
     if private and info.private is False:
@@ -114,4 +116,4 @@ def _look_at(api: HfApi, repo_id: str, private: bool) -> Target:
             "hub_private_repo=False in training)."
         )
     files = tuple(s.rfilename for s in info.siblings or [] if s.rfilename not in _ALWAYS_THERE)
-    return Target(repo_id, private if info.private is None else info.private, exists=True, files=files)
+    return Target(repo_id, private if info.private is None else info.private, exists=True, files=files, user=user)

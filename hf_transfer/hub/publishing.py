@@ -67,7 +67,8 @@ def publish(
     """Publish a finished run on the Hub, in one commit, and load it back from there.
 
     The examples of the card pin a tag that is named by a hash of the content and set on the commit. What is on the
-    main branch already is not sent again: only what is missing, such as the tag, is made up for.
+    main branch already is not sent again: only what is missing, such as the tag, is made up for. Nor is what an open
+    pull request of the same user holds.
 
     The login is that of `hf auth login` or `HF_TOKEN`; there is no argument for a token, which would end up in a
     command's history or a file. The folder is not changed. What was written between the marks of the card in the
@@ -126,7 +127,7 @@ def publish(
             if not target.exists:
                 make_repository(api, target.repo_id, private)
             sending = True
-            commit = send(api, target.repo_id, upload, branch, create_pr)
+            commit = send(api, target.repo_id, upload, branch, create_pr, target.user)
             if tag is not None:
                 set_tag(api, target.repo_id, upload, tag, commit.revision)
             found = _verified(target, commit.revision, staged.folder, api.endpoint) if verify else None
