@@ -177,6 +177,8 @@ def test_tag_on_other_files(hub: HubServer, tmp_path: Path) -> None:
         ('{\n "a": "/home/anna/pictures/cat.jpg"\n}', "eval_results.json, line 2: an absolute local path"),
         ('{"a": "hf_' + "a" * 34 + '"}', "eval_results.json, line 1: an access token"),
         ('{"a": "userxname"}', "eval_results.json, line 1: the name of this machine's user"),
+        ('{"a": "userxname_pets"}', "eval_results.json, line 1: the name of this machine's user"),
+        ('{"a": "my-UserXname.jpg"}', "eval_results.json, line 1: the name of this machine's user"),
     ],
 )
 def test_private_content_is_refused(

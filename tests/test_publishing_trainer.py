@@ -174,6 +174,23 @@ def test_visibility_cannot_change_after_the_check(hub: HubServer, tmp_path: Path
     assert trainer.push_to_hub(verify=False, private=False) is not None
 
 
+@pytest.mark.parametrize("where", ["label", "command"])
+def test_train_command_looks_for_names_before_training(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    """The user's name in a label or in the command, which would stop the push at the end, stops the run at once."""
+    monkeypatch.setenv("LOGNAME", "userxname")
+    label, output = ("userxname_cat", "out") if where == "label" else ("cat", "userxname_out")
+    for split, count in (("train", 4), ("validation", 2)):
+        write_classes(tmp_path / "photos" / split, dict.fromkeys(("ant", label), count), seed=count)
+    flags = ["--model_name_or_path", str(save_timm_resnet(tmp_path / "tiny")), "--dataset", str(tmp_path / "photos")]
+    flags += ["--output_dir", str(tmp_path / output), "--recipe", "linear_probe", "--solver", "none"]
+    assert main(["train", *flags, "--push_to_hub", "--hub_model_id", REPOSITORY]) == 1
+    said = capsys.readouterr()
+    assert "the name of this machine's user" in said.err and "Training\n" not in said.out
+    assert hub.writes() == [] and not (tmp_path / output).exists()
+
+
 def test_train_command_checks_before_it_loads(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
