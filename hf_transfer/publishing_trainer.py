@@ -12,6 +12,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from hf_transfer.card import CARD_NAME, write_card
 from hf_transfer.errors import ArgumentError
 from hf_transfer.hub import Publication, TrainingPush
+from hf_transfer.run_record import RunRecord
 from hf_transfer.training_facts import bare_record
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class PublishingTrainer(Trainer):
             blocking: Must be True: a push that nobody waits for can fail unheard.
             token: Refused; log in, or set HF_TOKEN.
             revision: Refused: a repository that holds something already gets a pull request.
-            private: As in `init_hf_repo`.
+            private: As in `init_hf_repo`; where the repository was made before training, it must be what that one is.
             **options: `verify`, `license`, `limitations`, `include_examples`, `include_checkpoint`, `widget_images`,
                 `benchmark_task` of `hf_transfer.publish`.
 
@@ -81,6 +82,12 @@ class PublishingTrainer(Trainer):
             raise ArgumentError("push_to_hub waits, and chooses the branch: leave blocking and revision out.")
         if token is not None or self.training_push is None:
             self.init_hf_repo(token, private)
+        elif private is not None and private != self.training_push.target.private:
+            raise ArgumentError(
+                f"{self.hub_model_id} is {'public' if private else 'private'}, as was settled before training, and "
+                f"push_to_hub(private={private}) does not change that. Leave private out, and change it in the "
+                "repository's settings on the Hub, or set hub_private_repo before training."
+            )
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
@@ -91,12 +98,28 @@ class PublishingTrainer(Trainer):
         return self.training_push.publish(folder, commit_message or "End of training", **options)
 
     def write_missing_card(self, folder: Path) -> None:
-        """Write record and card into a folder that has neither: what the trainer knows, and nothing else."""
-        if (folder / "run.json").is_file() or (folder / CARD_NAME).is_file():
+        """Write record and card: what the trainer knows, and nothing else.
+
+        A record of this very training is left alone, for it may know more; one of another training is replaced, with
+        its card but for what the user wrote there. So is a card without a record left alone, which is the user's.
+        """
+        path = folder / "run.json"
+        if path.is_file():
+            if self._tells_of_this_training(path):
+                return
+            logger.warning("%s tells of another training than this one, and is written anew with its card.", path)
+        elif (folder / CARD_NAME).is_file():
             return
         record = bare_record(self)
-        record.save(folder / "run.json")
+        record.save(path)
         write_card(folder, record.to_dict())
+
+    def _tells_of_this_training(self, path: Path) -> bool:
+        """Whether plan, steps and last loss in a record are this trainer's; True if it has not trained."""
+        if getattr(self, "optimizer", None) is None and getattr(self, "solution", None) is None:
+            return True
+        stored, now = RunRecord.load(path).to_dict()["training"], bare_record(self).to_dict()["training"]
+        return all(stored.get(key) == now.get(key) for key in ("plan", "steps", "final_loss"))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push a checkpoint in the background; a failure is noted, and training goes on."""

@@ -11,7 +11,10 @@ from transformers import TrainerCallback
 
 import hf_transfer as ht
 from hf_transfer.cli import main
+from hf_transfer.diagnosis.result import FILE as DIAGNOSIS_FILE
 from hf_transfer.errors import PublishError
+from hf_transfer.hub.staging import is_ours, stage_checkpoint
+from hf_transfer.range_test_trainer import RANGE_FILE
 from tests.hub_server import HubServer
 from tests.hub_server.fixtures import TOKEN, finished_run, hub
 from tests.test_portable_checkpoints import trainer_of
@@ -54,6 +57,18 @@ def test_published_checkpoint_resumes(hub: HubServer, tmp_path: Path) -> None:
 
     ht.publish(tmp_path / "half", "pets", create_pr=False, verify=False)
     assert not [name for name in theirs.files() if name.startswith("checkpoint/")]
+
+
+def test_what_a_checkpoint_needs_beside_its_state(tmp_path: Path) -> None:
+    """Measured learning rates and the run's diagnosis go with the checkpoint, and are taken away with it."""
+    run = tmp_path / "run"
+    trainer_of(run).train()
+    last = max(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    (last / RANGE_FILE).write_text('{"schema": 1, "tests": []}')
+    (run / DIAGNOSIS_FILE).write_text("{}")
+    _, names = stage_checkpoint(run, tmp_path / "staged")
+    assert {RANGE_FILE, DIAGNOSIS_FILE} <= set(names) <= {path.name for path in (tmp_path / "staged").iterdir()}
+    assert all(is_ours(f"checkpoint/{name}") for name in names)
 
 
 def test_without_a_checkpoint(hub: HubServer, tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+from huggingface_hub import HfApi
 
 import hf_transfer as ht
 from hf_transfer.cli import main
 from hf_transfer.errors import ArgumentError, PublishError
+from hf_transfer.hub import retrying
 from tests.hub_server import Fault, HubServer, Repository, Token
 from tests.hub_server.fixtures import PUBLISHED, TOKEN, USER, finished_run, hub
 
@@ -119,6 +123,61 @@ def test_tag_after_the_commit(hub: HubServer, tmp_path: Path, lost: bool) -> Non
     published_whole(hub)
     made = hub.repositories[REPOSITORY]
     assert list(made.tags.values()) == [made.refs["main"]] and not made.pull_requests
+
+
+class _XetAuthenticationError(PermissionError):
+    """As hf_xet's, which is no error of the client."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CAS: connection reset"), OSError("no route"), ConnectionError("x")])
+@pytest.mark.parametrize("stays", [False, True])
+def test_upload_errors_of_xet(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, stays: bool
+) -> None:
+    """What hf_xet raises while the weights are sent is tried again; if it stays, there is a command that works."""
+    failing = _commits_that_fail(monkeypatch, error, retrying.ATTEMPTS if stays else 1)
+    folder = finished_run(tmp_path / "run")
+    if stays:
+        with pytest.raises(PublishError, match=re.escape(str(error))) as caught:
+            ht.publish(folder, REPOSITORY, verify=False)
+        assert len(failing) == retrying.ATTEMPTS
+        command = shlex.split(str(caught.value).partition("to try again: ")[2])
+        assert main([*command[1:], "--no_verify"]) == 0
+    else:
+        ht.publish(folder, REPOSITORY, verify=False)
+    published_whole(hub)
+
+
+def test_xet_refuses_the_login(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refused login is not tried again, and says what to do; the token is not repeated."""
+    failing = _commits_that_fail(monkeypatch, _XetAuthenticationError(f"401 for {TOKEN}"), 1000)
+    with pytest.raises(PublishError, match="hf auth login.*to try again: hf-transfer publish") as caught:
+        ht.publish(finished_run(tmp_path / "run"), REPOSITORY, verify=False)
+    assert len(failing) == 1 and TOKEN not in str(caught.value)
+
+
+def test_any_error_behind_the_repository_has_advice(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even an error that nobody thought of gives the command to try again, once the repository was made."""
+    _commits_that_fail(monkeypatch, LookupError(f"odd {TOKEN}"), 1)
+    with pytest.raises(PublishError, match="LookupError: odd.*to try again: hf-transfer publish") as caught:
+        ht.publish(finished_run(tmp_path / "run"), REPOSITORY, verify=False)
+    assert TOKEN not in str(caught.value)
+
+
+def _commits_that_fail(monkeypatch: pytest.MonkeyPatch, error: Exception, count: int) -> list[Exception]:
+    failed: list[Exception] = []
+    real = HfApi.create_commit
+
+    def create_commit(self: HfApi, *args: Any, **options: Any) -> Any:
+        if len(failed) < count:
+            failed.append(error)
+            raise error
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(HfApi, "create_commit", create_commit)
+    return failed
 
 
 def test_token_expires_midway(hub: HubServer, tmp_path: Path) -> None:

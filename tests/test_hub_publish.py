@@ -102,6 +102,31 @@ def test_publishing_twice_makes_no_second_commit(hub: HubServer, tmp_path: Path)
     assert len({one.revision for one in made}) == 1 and len(theirs.commits) == 2 and not theirs.pull_requests
 
 
+def test_publishing_twice_opens_no_second_pull_request(hub: HubServer, tmp_path: Path) -> None:
+    """An open pull request of ours with the same content is found; a closed one, somebody else's, or one with other
+    content is not."""
+    theirs = hub.repositories["someone/pets"] = Repository("someone/pets", private=True)
+    theirs.put("notes.md", b"mine")
+    folder = finished_run(tmp_path / "run")
+
+    def number(**options: str) -> int | None:
+        return ht.publish(folder, "pets", verify=False, **options).pull_request  # type: ignore[arg-type]
+
+    assert [number(), number()] == [1, 1] and theirs.pull_requests == 1
+    assert number(license="mit") == 2
+    theirs.closed.add(1)
+    assert number() == 3
+    theirs.authors[3] = "stranger"
+    assert number() == 4
+
+
+def test_visibility_is_told_as_it_is(hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--public into a repository that is private already does not make it public, and does not say so."""
+    hub.repositories["someone/pets"] = Repository("someone/pets", private=True)
+    assert main(["publish", str(finished_run(tmp_path / "run")), "pets", "--public", "--no_verify"]) == 0
+    assert "someone/pets (private)" in capsys.readouterr().out and hub.repositories["someone/pets"].private
+
+
 @pytest.mark.parametrize("timm", [False, True], ids=["transformers", "timm"])
 def test_card_pins_what_was_published(hub: HubServer, tmp_path: Path, timm: bool) -> None:
     """The examples of the card pin a tag that is on the commit; other content has another tag, and the old one stays;
@@ -152,6 +177,8 @@ def test_tag_on_other_files(hub: HubServer, tmp_path: Path) -> None:
         ('{\n "a": "/home/anna/pictures/cat.jpg"\n}', "eval_results.json, line 2: an absolute local path"),
         ('{"a": "hf_' + "a" * 34 + '"}', "eval_results.json, line 1: an access token"),
         ('{"a": "userxname"}', "eval_results.json, line 1: the name of this machine's user"),
+        ('{"a": "userxname_pets"}', "eval_results.json, line 1: the name of this machine's user"),
+        ('{"a": "my-UserXname.jpg"}', "eval_results.json, line 1: the name of this machine's user"),
     ],
 )
 def test_private_content_is_refused(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shlex
 import signal
 from pathlib import Path
 from typing import Any
@@ -112,6 +114,42 @@ def test_a_repository_with_content_gets_one_pull_request(hub: HubServer, tmp_pat
     assert theirs.files()["config.json"].content == b"{}" and "README.md" in theirs.files("refs/pr/1")
 
 
+def test_a_second_run_in_the_same_folder_gets_its_own_card(hub: HubServer, tmp_path: Path) -> None:
+    """Another training in the same output_dir is published with its own record; what the user wrote into the card
+    stays, and so does a record of the very training that is published."""
+    first = trainer_of(tmp_path / "out")
+    first.train()
+    first.push_to_hub(verify=False)
+    card = tmp_path / "out" / "README.md"
+    card.write_text(card.read_text().replace("user:start -->\n", "user:start -->\nMine.\n", 1))
+    record = (tmp_path / "out" / "run.json").read_bytes()
+    first.push_to_hub(verify=False)
+    assert (tmp_path / "out" / "run.json").read_bytes() == record
+    second = trainer_of(tmp_path / "out", num_train_epochs=1)
+    second.train()
+    made = second.push_to_hub(verify=False)
+    assert made is not None and made.pull_request == 1
+    theirs = hub.repositories[REPOSITORY].files("refs/pr/1")
+    assert json.loads(theirs["run.json"].content)["training"]["steps"] == 4
+    assert b"Mine." in theirs["README.md"].content
+
+
+def test_the_command_to_try_again_leaves_what_was_there(hub: HubServer, tmp_path: Path) -> None:
+    """If only the last push fails, the printed command also goes by pull request into a foreign repository."""
+    theirs = hub.repositories[REPOSITORY] = Repository(REPOSITORY, private=True)
+    theirs.put("config.json", b"{}")
+    trainer = trainer_of(tmp_path / "out", hub_always_push=True)
+    trainer.train()
+    hub.faults = [Fault("POST", "/commit/", status=503, count=1000)]
+    with pytest.raises(PublishError, match="to try again") as caught:
+        trainer.push_to_hub(verify=False)
+    hub.faults = []
+    command = shlex.split(str(caught.value).partition("to try again: ")[2])
+    assert main([*command[1:], "--no_verify"]) == 0
+    assert theirs.files()["config.json"].content == b"{}" and "README.md" not in theirs.files()
+    assert "README.md" in theirs.files(f"refs/pr/{theirs.pull_requests}")
+
+
 def test_refused_before_training(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A token as argument, a token that only reads, a public repository: the trainer is not even built."""
     with pytest.raises(ArgumentError, match="HF_TOKEN"):
@@ -124,6 +162,33 @@ def test_refused_before_training(hub: HubServer, tmp_path: Path, monkeypatch: py
     with pytest.raises(PublishError, match="public"):
         trainer_of(tmp_path / "out")
     assert hub.writes() == []
+
+
+def test_visibility_cannot_change_after_the_check(hub: HubServer, tmp_path: Path) -> None:
+    """push_to_hub(private=...) other than that of the repository is refused, and not ignored; the same is fine."""
+    trainer = trainer_of(tmp_path / "out", hub_private_repo=False, num_train_epochs=1, hub_strategy="end")
+    trainer.train()
+    with pytest.raises(ArgumentError, match="public"):
+        trainer.push_to_hub(verify=False, private=True)
+    assert set(hub.repositories[REPOSITORY].files()) == {".gitattributes"}
+    assert trainer.push_to_hub(verify=False, private=False) is not None
+
+
+@pytest.mark.parametrize("where", ["label", "command"])
+def test_train_command_looks_for_names_before_training(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    """The user's name in a label or in the command, which would stop the push at the end, stops the run at once."""
+    monkeypatch.setenv("LOGNAME", "userxname")
+    label, output = ("userxname_cat", "out") if where == "label" else ("cat", "userxname_out")
+    for split, count in (("train", 4), ("validation", 2)):
+        write_classes(tmp_path / "photos" / split, dict.fromkeys(("ant", label), count), seed=count)
+    flags = ["--model_name_or_path", str(save_timm_resnet(tmp_path / "tiny")), "--dataset", str(tmp_path / "photos")]
+    flags += ["--output_dir", str(tmp_path / output), "--recipe", "linear_probe", "--solver", "none"]
+    assert main(["train", *flags, "--push_to_hub", "--hub_model_id", REPOSITORY]) == 1
+    said = capsys.readouterr()
+    assert "the name of this machine's user" in said.err and "Training\n" not in said.out
+    assert hub.writes() == [] and not (tmp_path / output).exists()
 
 
 def test_train_command_checks_before_it_loads(

@@ -103,12 +103,13 @@ def stored_diagnosis(folder: Path, checkpoint: str | bool) -> Diagnosis:
 
     Args:
         folder: The output folder.
-        checkpoint: The checkpoint to resume from; its parent is looked into first, where it is a folder.
+        checkpoint: The checkpoint to resume from; where it is a folder, it, which has one if it was published, and its
+            parent are looked into first.
 
     Raises:
         ArgumentError: There is none.
     """
-    folders = ([Path(checkpoint).parent] if isinstance(checkpoint, str) else []) + [folder]
+    folders = ([Path(checkpoint), Path(checkpoint).parent] if isinstance(checkpoint, str) else []) + [folder]
     for path in (each / name for each in folders for name in (PLAN_FILE, FILE)):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import time
@@ -29,10 +30,11 @@ from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import make_compute_metrics
 from hf_transfer.evaluation.calibration import measure_calibration
 from hf_transfer.hub import PROBE_IS_NOT_PUBLISHED, check_target
+from hf_transfer.hub.scan import check_names
 from hf_transfer.models import LoadedModel, check_trainable, load_for_training
 from hf_transfer.outputs import RunFolder, SplitResult, write_results
 from hf_transfer.plan import TransferPlan
-from hf_transfer.privacy import check_private
+from hf_transfer.privacy import check_private, sanitise_command
 from hf_transfer.probe_file import is_probe
 from hf_transfer.probe_trainer import LinearProbeTrainer, solves
 from hf_transfer.run_record import RunRecord, collect_hardware, collect_versions
@@ -144,10 +146,12 @@ def train(job: Job) -> None:
     quiet_libraries()
     terminal = Terminal(sys.stdout, enabled=args.process_index == 0)
     folder = RunFolder(Path(args.output_dir), resume=bool(args.resume_from_checkpoint), overwrite=job.overwrite)
+    repo_id = None
     if args.process_index == 0:
         folder.check()
         if args.push_to_hub:
-            check_target(args.hub_model_id or folder.path.absolute().name, args.hub_private_repo is not False)
+            target = check_target(args.hub_model_id or folder.path.absolute().name, args.hub_private_repo is not False)
+            repo_id = target.repo_id
     with args.main_process_first(desc="load the data"):
         check_trainable(job.model.model_name_or_path, job.model.model_revision)
         data = load_images(job.data)
@@ -161,7 +165,7 @@ def train(job: Job) -> None:
     rate = None if measures_rate(args) else args.learning_rate
     table = "" if solves(args) else plan.describe(loaded.model, rate)
     check_private(data.to_dict())
-    _check_card(job, data, loaded)
+    _check_card(job, data, loaded, repo_id)
     if args.process_index == 0:
         folder.check_space(loaded.model, None if args.save_strategy == "no" else args.save_total_limit)
     trainer = _make_trainer(job, data, loaded, compute_metrics)
@@ -314,10 +318,17 @@ def _check_values(job: Job) -> None:
         )
 
 
-def _check_card(job: Job, data: ImageData, loaded: LoadedModel) -> None:
-    """Check before training what the card would say of model and data, so that nothing fails after hours."""
+def _check_card(job: Job, data: ImageData, loaded: LoadedModel, repo_id: str | None) -> None:
+    """Check before training what card and record would say of model and data, so that nothing fails after hours.
+
+    Args:
+        job: What is trained.
+        data: The images.
+        loaded: The model.
+        repo_id: Where it will be pushed to, with its owner; None if nowhere.
+    """
     known = RunRecord(
-        command="",
+        command=sanitise_command(job.command),
         versions=collect_versions(),
         hardware=collect_hardware(),
         seed=job.args.seed,
@@ -329,6 +340,8 @@ def _check_card(job: Job, data: ImageData, loaded: LoadedModel) -> None:
         timing={},
         evaluation={},
     )
+    if repo_id is not None:
+        check_names(json.dumps(known.to_dict(), ensure_ascii=False), repo_id)
     validate_metadata(render_card(known.to_dict(), repo_id=job.args.hub_model_id))
 
 

@@ -8,7 +8,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from hf_transfer.errors import ArgumentError, PublishError
-from hf_transfer.hub.retrying import TRANSIENT, retried, status_of
+from hf_transfer.hub.retrying import TRANSIENT, UploadError, retried, status_of
 from hf_transfer.repo_ids import is_repo_id
 
 _ALWAYS_THERE = (".gitattributes",)
@@ -21,15 +21,17 @@ class Target:
 
     Attributes:
         repo_id: With its owner.
-        private: The visibility asked for.
+        private: The visibility that it has; that was asked for if it is not there yet.
         exists: Whether the repository is there.
         files: What it holds, besides what the Hub puts there itself.
+        user: Who is logged in.
     """
 
     repo_id: str
     private: bool
     exists: bool
     files: tuple[str, ...]
+    user: str
 
 
 def check_target(repo_id: str, private: bool = True, api: HfApi | None = None) -> Target:
@@ -55,7 +57,7 @@ def check_target(repo_id: str, private: bool = True, api: HfApi | None = None) -
         owner, _, name = repo_id.rpartition("/")
         repo_id = f"{owner or who['name']}/{name}"
         _check_rights(who, repo_id.split("/")[0])
-        return _look_at(api, repo_id, private)
+        return _look_at(api, repo_id, private, str(who["name"]))
     except TRANSIENT as error:
         raise explained(error, repo_id) from error
 
@@ -67,13 +69,25 @@ def explained(error: Exception, repo_id: str) -> PublishError:
         return PublishError(
             f"The repository {repo_id} is not there, or was deleted meanwhile, or this login may not see it."
         )
-    if status == 401:
+    if status == 401 or isinstance(error, PermissionError):
         return PublishError(f"The Hub does not accept the token: it is wrong, expired or revoked. {_LOG_IN}.")
     if status == 403:
         return PublishError(f"The token may not write to {repo_id}. {_LOG_IN}.")
-    text = " ".join(str(error).split())[:300] or type(error).__name__
+    text = _without_token(error)
+    if isinstance(error, UploadError):
+        return PublishError(f"The upload to {repo_id} failed: {text}.")
     reached = f"answered with status {status}" if status else "could not be reached"
     return PublishError(f"The Hub {reached} for {repo_id}: {text}.")
+
+
+def unforeseen(error: Exception, repo_id: str) -> PublishError:
+    """An error that nobody thought of, while publishing; a token is never in it."""
+    return PublishError(f"Publishing to {repo_id} broke off with {type(error).__name__}: {_without_token(error)}.")
+
+
+def _without_token(error: Exception) -> str:
+    text, token = " ".join(str(error).split()), get_token()
+    return (text.replace(token, "TOKEN") if token else text)[:300].rstrip(".") or type(error).__name__
 
 
 def _check_rights(who: dict, owner: str) -> None:  # type: ignore[type-arg]
@@ -88,11 +102,11 @@ def _check_rights(who: dict, owner: str) -> None:  # type: ignore[type-arg]
         )
 
 
-def _look_at(api: HfApi, repo_id: str, private: bool) -> Target:
+def _look_at(api: HfApi, repo_id: str, private: bool, user: str) -> Target:
     try:
         info = retried(lambda: api.model_info(repo_id), f"looking at {repo_id}")
     except RepositoryNotFoundError:
-        return Target(repo_id, private, exists=False, files=())
+        return Target(repo_id, private, exists=False, files=(), user=user)
     except HfHubHTTPError as error:
         raise explained(error, repo_id) from error
     if private and info.private is False:
@@ -102,4 +116,4 @@ def _look_at(api: HfApi, repo_id: str, private: bool) -> Target:
             "hub_private_repo=False in training)."
         )
     files = tuple(s.rfilename for s in info.siblings or [] if s.rfilename not in _ALWAYS_THERE)
-    return Target(repo_id, private, exists=True, files=files)
+    return Target(repo_id, private if info.private is None else info.private, exists=True, files=files, user=user)

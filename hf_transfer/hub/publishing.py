@@ -11,8 +11,8 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from hf_transfer.errors import PublishError, TransferError
-from hf_transfer.hub.access import Target, check_target
+from hf_transfer.errors import ArgumentError, PublishError, TransferError
+from hf_transfer.hub.access import Target, check_target, unforeseen
 from hf_transfer.hub.scan import scan
 from hf_transfer.hub.staging import Contents, Staged, is_ours, refuse_probe, stage
 from hf_transfer.hub.upload import Upload, is_there, make_repository, published_card, send, set_tag
@@ -67,7 +67,8 @@ def publish(
     """Publish a finished run on the Hub, in one commit, and load it back from there.
 
     The examples of the card pin a tag that is named by a hash of the content and set on the commit. What is on the
-    main branch already is not sent again: only what is missing, such as the tag, is made up for.
+    main branch already is not sent again: only what is missing, such as the tag, is made up for. Nor is what an open
+    pull request of the same user holds.
 
     The login is that of `hf auth login` or `HF_TOKEN`; there is no argument for a token, which would end up in a
     command's history or a file. The folder is not changed. What was written between the marks of the card in the
@@ -76,7 +77,8 @@ def publish(
     Args:
         folder: `output_dir` of a run, or another folder with a model and a card.
         repo_id: "owner/name", or "name" for the logged-in user's.
-        private: Make a private repository; one that exists and is public is then refused.
+        private: Make a private repository; one that exists and is public is then refused. One that exists and is
+            private stays so.
         create_pr: By pull request. None does so for a repository that holds something already.
         dry_run: Check and stage everything, send nothing.
         verify: Load the published model in a fresh process without hf_transfer, and compare logits.
@@ -99,7 +101,8 @@ def publish(
         PublishError: The Hub refused or could not be reached, or the published model differs. The folder is whole, and
             the message has the command to try again.
     """
-    folder, asked_pr = Path(folder), create_pr
+    # The command to try again knows no branch: what went to a pull request must not go to main then.
+    folder, asked_pr = Path(folder), create_pr if branch == "main" else True
     refuse_probe(folder)
     contents = Contents(
         license=license,
@@ -109,7 +112,7 @@ def publish(
         widget_images=tuple(map(str, widget_images)),
         benchmark_task=benchmark_task,
     )
-    api = HfApi()
+    api, sending = HfApi(), False
     try:
         target = check_target(repo_id, private, api)
         with tempfile.TemporaryDirectory(prefix="hf_transfer_publish_") as temporary:
@@ -120,20 +123,28 @@ def publish(
             create_pr, tag = _settle_pull_request(api, target, staged, upload, branch, create_pr)
             scan(staged.folder, staged.files, target.repo_id)
             if dry_run:
-                return Publication(target.repo_id, private, staged.files, tag=tag)
+                return Publication(target.repo_id, target.private, staged.files, tag=tag)
             if not target.exists:
                 make_repository(api, target.repo_id, private)
-            commit = send(api, target.repo_id, upload, branch, create_pr)
+            sending = True
+            commit = send(api, target.repo_id, upload, branch, create_pr, target.user)
             if tag is not None:
                 set_tag(api, target.repo_id, upload, tag, commit.revision)
             found = _verified(target, commit.revision, staged.folder, api.endpoint) if verify else None
     except PublishError as error:
         raise PublishError(f"{error} {_advice(folder, repo_id, private, asked_pr, contents)}") from error
+    except Exception as error:
+        if not sending:
+            raise
+        advice = _advice(folder, repo_id, private, asked_pr, contents)
+        if isinstance(error, ArgumentError):  # the Hub refused the card
+            raise ArgumentError(f"{error} {advice}") from error
+        raise PublishError(f"{unforeseen(error, repo_id)} {advice}") from error
     pull = _PULL_REQUEST.fullmatch(commit.branch)
     place = f"discussions/{pull[1]}" if pull else f"tree/{commit.revision}"
     return Publication(
         target.repo_id,
-        private,
+        target.private,
         staged.files,
         commit.revision,
         f"{api.endpoint}/{target.repo_id}/{place}",

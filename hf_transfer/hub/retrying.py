@@ -14,6 +14,12 @@ logger = logging.getLogger(__name__)
 
 # Base of all errors of the network; its library is httpx or httpx2, by the version of huggingface_hub.
 _NETWORK = next(c for c in HfHubHTTPError.__mro__ if c.__name__ == "HTTPError" and c.__module__.startswith("httpx"))
+
+
+class UploadError(ConnectionError):
+    """What hf_xet raised while it sent files: plain errors, which have nothing of the client's or the network's."""
+
+
 TRANSIENT: tuple[type[Exception], ...] = (
     HfHubHTTPError,
     _NETWORK,

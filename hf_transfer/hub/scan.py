@@ -44,6 +44,29 @@ def scan(folder: Path, files: Iterable[str], repo_id: str) -> None:
         )
 
 
+def check_names(text: str, repo_id: str) -> None:
+    """Refuse text that would be published after hours, for what `scan` would refuse it for.
+
+    Args:
+        text: Such as a run's command and labels.
+        repo_id: As in `scan`.
+
+    Raises:
+        OutputError: It names the machine or its user.
+    """
+    if found := _named(text, _machine_names(repo_id)):
+        raise OutputError(
+            f"The command, the labels or the name of the data hold {' and '.join(found)}, which would be published "
+            "with the model. Rename them, or train without --push_to_hub."
+        )
+
+
+def _named(text: str, names: dict[str, str]) -> list[str]:
+    """Which names a text holds; an underscore, dash or dot ends a word."""
+    text = text.lower()
+    return [what for what, name in names.items() if re.search(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", text)]
+
+
 def _places(path: Path, name: str, names: dict[str, str]) -> Iterator[str]:
     content = path.read_bytes()
     token, home = get_token(), str(Path.home())
@@ -59,8 +82,7 @@ def _places(path: Path, name: str, names: dict[str, str]) -> Iterator[str]:
         elif (what := private_text(line)) is not None:
             yield f"{name}, line {number}: {what}"
         else:
-            words = set(re.findall(r"[\w.-]+", line.lower()))
-            yield from (f"{name}, line {number}: {what}" for what, word in names.items() if word in words)
+            yield from (f"{name}, line {number}: {what}" for what in _named(line, names))
 
 
 def _machine_names(repo_id: str) -> dict[str, str]:

@@ -56,9 +56,13 @@ PROBE_IS_NOT_PUBLISHED = (
 )
 CHECKPOINT = "checkpoint"
 """Folder in the repository for the state that a run can be resumed from."""
+_DIAGNOSIS = "diagnosis.json"
+# Written by modules that stand above this one: measured learning rates, and what the recipe auto goes on with.
+_BESIDE_STATE = ("learning_rate_range.json", _DIAGNOSIS)
 _CHECKPOINT_FILES = (
     "transfer_state.json",
     "trainer_state.json",
+    *_BESIDE_STATE,
     *(f"{Path(name).stem}.{end}" for name in STATE_FILES for end in ("json", "safetensors")),
 )
 
@@ -261,9 +265,12 @@ def stage_checkpoint(folder: Path, target: Path) -> tuple[int, list[str]]:
         )
     step = next(number for number, path in checkpoint_steps(folder).items() if path == last)
     names = [name for name in allowed_files(last) if name != CARD_NAME and "/" not in name]
-    names += [name for name in ("transfer_state.json",) if (last / name).is_file()]
+    names += [name for name in ("transfer_state.json", *_BESIDE_STATE) if (last / name).is_file()]
     target.mkdir()
     _copy(last, target, names)
+    if _DIAGNOSIS not in names and (folder / _DIAGNOSIS).is_file():  # a checkpoint itself has none
+        _copy(folder, target, [_DIAGNOSIS])
+        names.append(_DIAGNOSIS)
     return step, [*names, *pack(last, target)]
 
 

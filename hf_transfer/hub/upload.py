@@ -15,7 +15,7 @@ from huggingface_hub.hf_api import ModelInfo
 from hf_transfer.card import CARD_NAME
 from hf_transfer.errors import ArgumentError, PublishError
 from hf_transfer.hub.access import Target, explained
-from hf_transfer.hub.retrying import ATTEMPTS, TRANSIENT, may_pass, retried, status_of, wait
+from hf_transfer.hub.retrying import ATTEMPTS, TRANSIENT, UploadError, may_pass, retried, status_of, wait
 
 _CONFLICT = 412
 _EXISTS = 409
@@ -55,7 +55,9 @@ class Upload:
         return {name: _hashes((self.folder / name).read_bytes()) for name in self.files}
 
 
-def send(api: HfApi, repo_id: str, upload: Upload, branch: str = "main", create_pr: bool = False) -> Commit:
+def send(
+    api: HfApi, repo_id: str, upload: Upload, branch: str = "main", create_pr: bool = False, author: str | None = None
+) -> Commit:
     """Commit the files, and try again what failed for a reason that may pass.
 
     Before each attempt the head is read. If it holds the files already, an earlier attempt succeeded and only its
@@ -68,6 +70,7 @@ def send(api: HfApi, repo_id: str, upload: Upload, branch: str = "main", create_
         upload: What to commit.
         branch: Where to; "refs/pr/N" for an open pull request.
         create_pr: Open a pull request.
+        author: Whose open pull request is taken instead of a new one, if it holds exactly this; None takes none.
 
     Raises:
         PublishError: The Hub refused, or could not be reached in several attempts; nothing was changed there.
@@ -75,6 +78,10 @@ def send(api: HfApi, repo_id: str, upload: Upload, branch: str = "main", create_
     """
     hashes = upload.hashes()
     try:
+        if create_pr and author is not None:
+            for pull in _open_pull_requests(api, repo_id, author):
+                if (done := _already_there(api, repo_id, hashes, upload, pull, None)) is not None:
+                    return done
         known = _pull_requests(api, repo_id) if create_pr else frozenset()
         first = _head(api, repo_id, branch)
         for attempt in range(ATTEMPTS):
@@ -184,10 +191,12 @@ def _commit(api: HfApi, repo_id: str, upload: Upload, branch: str, create_pr: bo
         )
     except TRANSIENT:
         raise
-    except RuntimeError as error:  # huggingface_hub's own around what went wrong with one large file
+    except PermissionError as error:  # hf_xet's XetAuthenticationError, which another attempt would not mend
+        raise explained(error, repo_id) from error
+    except (RuntimeError, OSError) as error:  # hf_xet's, or huggingface_hub's own around one large file
         if isinstance(error.__cause__, TRANSIENT):
             raise error.__cause__ from None
-        raise
+        raise UploadError(f"{type(error).__name__}: {error}") from error
     except ValueError as error:  # the Hub's validation of the card's metadata
         raise ArgumentError(f"The Hub refused the files for {repo_id}: {' '.join(str(error).split())}") from error
     return Commit(info.oid, f"refs/pr/{info.pr_num}" if info.pr_num else branch)
@@ -233,6 +242,17 @@ def _pull_requests(api: HfApi, repo_id: str) -> frozenset[str]:
         lambda: api.list_repo_refs(repo_id, include_pull_requests=True), f"listing pull requests of {repo_id}"
     )
     return frozenset(pull.ref for pull in refs.pull_requests or [])
+
+
+def _open_pull_requests(api: HfApi, repo_id: str, author: str) -> list[str]:
+    """References of an author's open pull requests, the newest first."""
+    found = retried(
+        lambda: list(
+            api.get_repo_discussions(repo_id, author=author, discussion_type="pull_request", discussion_status="open")
+        ),
+        f"listing open pull requests of {repo_id}",
+    )
+    return [f"refs/pr/{number}" for number in sorted((pull.num for pull in found), reverse=True)]
 
 
 def _remote_hashes(info: ModelInfo) -> dict[str, str | None]:

@@ -172,6 +172,17 @@ def test_nothing_to_resume_from(tmp_path: Path) -> None:
         auto.stored_diagnosis(tmp_path, True)
 
 
+def test_stored_diagnosis_in_a_downloaded_checkpoint(tmp_path: Path) -> None:
+    """The diagnosis is found in the checkpoint itself, where nothing of the run is around it."""
+    evidence = measured(**TUNED)
+    found = Diagnosis(evidence, decide(evidence))
+    checkpoint = tmp_path / "cache" / "checkpoint"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "transfer_plan.json").write_text(json.dumps({"recipe": "lp_ft"}))
+    found.save(checkpoint / "diagnosis.json")
+    assert auto.stored_diagnosis(tmp_path / "out", str(checkpoint)) == found
+
+
 def test_batch_size_is_that_of_all_processes(tmp_path: Path) -> None:
     """The chosen number of images in a step is shared out over accumulation."""
     evidence = measured(**TUNED)

@@ -42,7 +42,12 @@ class Blob:
 
 @dataclass
 class Repository:
-    """A model repository with its commits, references and pull requests."""
+    """A model repository with its commits, references and pull requests.
+
+    Attributes:
+        authors: Of pull requests, by number.
+        closed: Numbers of the pull requests that are not open.
+    """
 
     id: str
     private: bool
@@ -52,6 +57,8 @@ class Repository:
     lfs: dict[str, bytes] = field(default_factory=dict)
     pull_requests: int = 0
     tags: dict[str, str] = field(default_factory=dict)
+    authors: dict[int, str] = field(default_factory=dict)
+    closed: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         if not self.commits:
@@ -79,9 +86,10 @@ class Repository:
         assert oid is not None
         return self.commits[oid]
 
-    def open_pull_request(self) -> str:
+    def open_pull_request(self, author: str) -> str:
         """The reference of a new pull request, from main."""
         self.pull_requests += 1
+        self.authors[self.pull_requests] = author
         ref = f"refs/pr/{self.pull_requests}"
         self.refs[ref] = self.refs["main"]
         return ref

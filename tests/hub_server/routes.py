@@ -7,6 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import yaml
 
@@ -80,6 +81,8 @@ def handle(hub: HubServer, request: Request) -> Answer:
             return Answer(200, [_entry(p, b) for p, b in repository.commits[_oid(repository, revision)].items()])
         case ("GET", ("api", "models", owner, name, "refs")):
             return _refs(_repository(hub, request, owner, name))
+        case ("GET", ("api", "models", owner, name, "discussions")):
+            return _discussions(_repository(hub, request, owner, name), dict(parse_qsl(request.query)))
         case ("GET" | "HEAD", ("datasets", owner, name, "resolve", revision, *path)):
             return _file(_repository(hub, request, f"datasets/{owner}", name), revision, "/".join(path))
         case ("GET" | "HEAD", (owner, name, "resolve", revision, *path)):
@@ -200,7 +203,7 @@ def _commit(hub: HubServer, repository: Repository, revision: str, request: Requ
             case "deletedFile":
                 if files.pop(value["path"], None) is None:
                     raise HttpError(404, "A file with this name doesn't exist", "EntryNotFound")
-    ref = repository.open_pull_request() if "create_pr=1" in request.query else revision
+    ref = repository.open_pull_request(_token(hub, request).user) if "create_pr=1" in request.query else revision
     oid = repository.commit(ref, files, header["summary"])
     answer = {"success": True, "commitOid": oid, "commitUrl": f"{hub.url}/{repository.id}/commit/{oid}"}
     if ref != revision:
@@ -252,6 +255,24 @@ def _refs(repository: Repository) -> Answer:
     branches = [name for name in repository.refs if name not in pulls]
     tags = [{"name": n, "ref": f"refs/tags/{n}", "targetCommit": oid} for n, oid in repository.tags.items()]
     return Answer(200, {"branches": listed(branches), "tags": tags, "converts": [], "pullRequests": listed(pulls)})
+
+
+def _discussions(repository: Repository, wanted: dict[str, str]) -> Answer:
+    found = [
+        {
+            "title": "",
+            "num": number,
+            "author": {"name": author},
+            "createdAt": "2025-01-01T00:00:00.000Z",
+            "status": "closed" if number in repository.closed else "open",
+            "repo": {"name": repository.id, "type": "model"},
+            "isPullRequest": True,
+        }
+        for number, author in repository.authors.items()
+    ]
+    found = [one for one in found if one["status"] == wanted.get("status", one["status"])]
+    found = [one for one in found if one["author"] == {"name": wanted["author"]}] if "author" in wanted else found
+    return Answer(200, {"count": len(found), "start": 0, "discussions": found})
 
 
 def _entry(path: str, blob: Blob) -> dict[str, Any]:
