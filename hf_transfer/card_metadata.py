@@ -35,7 +35,8 @@ _TEXTS = (
     "base_model_relation",
     "model_name",
 )
-_OF_THE_RUN = ("library_name", "pipeline_tag", "base_model", "base_model_relation", "metrics", "model-index")
+_OF_THE_RUN = ("library_name", "pipeline_tag", "base_model", "base_model_relation", "datasets", "metrics", "model-index")
+_TAGS_OF_THE_RUN = (TASK, "vision", "hf_transfer", "timm", "generated_from_trainer")
 WIDGET_IMAGES = "examples/widget_"
 """Where in a repository the images lie that a publication adds for the widget; a number and `.png` follow."""
 _LISTS = ("tags", "metrics", "datasets")
@@ -116,11 +117,12 @@ def merge_metadata(ours: str, existing_card: str, keep_license: bool) -> str:
     Args:
         ours: YAML of the new metadata.
         existing_card: The whole card that will be replaced.
-        keep_license: The licence in the existing card wins.
+        keep_license: The licence in the existing card wins, if both cards name the same base model: another base
+            model's licence would be wrong, and the card does not say whether a user wrote it.
 
     Returns:
-        YAML. Tags and data sets are those of both; results, metrics, base model, library and task are ours alone, as
-        they tell of the run; every other key of the existing card is kept.
+        YAML. A user's tags are kept beside ours; results, metrics, base model, data sets, library and task are ours
+        alone, as they tell of the run; every other key of the existing card is kept.
     """
     try:
         theirs = _parsed(existing_card)
@@ -128,14 +130,16 @@ def merge_metadata(ours: str, existing_card: str, keep_license: bool) -> str:
         return ours
     merged = dict(yaml.safe_load(ours))
     before = dict(merged)
+    keep_license = keep_license and merged.get("base_model") == theirs.get("base_model")
     if isinstance(theirs.get("widget"), list):
         # Images that an earlier publication made are not there any more if this one does not make them.
         theirs["widget"] = [example for example in theirs["widget"] if WIDGET_IMAGES not in str(example)]
     for key, value in theirs.items():
         if key == "widget" and not value:
             continue
-        if key in ("tags", "datasets") and isinstance(value, list):
-            merged[key] = list(dict.fromkeys([*merged.get(key, []), *value]))
+        if key == "tags" and isinstance(value, list):
+            added = [tag for tag in value if tag not in _TAGS_OF_THE_RUN]
+            merged[key] = list(dict.fromkeys([*merged.get(key, []), *added]))
         elif (key == "license" and keep_license) or key not in (*_OF_THE_RUN, "license", *before):
             merged[key] = value
     return ours if merged == before else yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)

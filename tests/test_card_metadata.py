@@ -47,6 +47,21 @@ def test_base_model_of_an_earlier_run_does_not_stay(tmp_path: Path) -> None:
     assert "base_model" not in metadata(write_card(tmp_path, again).read_text())
 
 
+def test_licence_data_set_and_tags_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
+    """A card for another base model has that one's licence, its own data set and tags; a user's tag stays."""
+    write_card(tmp_path, changed(record(), base_model={"license": "apache-2.0"}))
+    path = tmp_path / "README.md"
+    path.write_text(path.read_text().replace("tags:\n", "tags:\n- pets\n- timm\n", 1))
+    again = changed(
+        record(),
+        base_model={"id": "owner/another", "library": "transformers", "license": "cc-by-nc-4.0"},
+        data={"hub_id": "owner/other-data"},
+    )
+    found = metadata(write_card(tmp_path, again).read_text())
+    assert (found["license"], found["datasets"]) == ("cc-by-nc-4.0", ["owner/other-data"])
+    assert "pets" in found["tags"] and "timm" not in found["tags"]
+
+
 def test_confidence_is_in_the_results() -> None:
     """A result carries the bounds of its interval; one without bounds carries none."""
     first, second = metadata(render_card(record()))["model-index"][0]["results"][0]["metrics"]

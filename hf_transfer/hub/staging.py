@@ -47,8 +47,8 @@ ALLOWED = (
 """Patterns of the files that are published; pickles, optimizer states, caches and whatever else lies in the folder are
 not."""
 EXAMPLES = ("figures/worst_mistakes.png", "predictions*.parquet", "report.html")
-_MADE = (f"{WIDGET_IMAGES}?.png", f"{EVAL_RESULTS}*.yaml")
 """What shows images of the data or their file names: published only if asked for."""
+_MADE = (f"{WIDGET_IMAGES}?.png", f"{EVAL_RESULTS}*.yaml")
 
 PROBE_IS_NOT_PUBLISHED = (
     "A result that is a probe file is not published: pipelines and the Hub's own page would run the checkpoint beside "
