@@ -35,7 +35,15 @@ _TEXTS = (
     "base_model_relation",
     "model_name",
 )
-_OF_THE_RUN = ("library_name", "pipeline_tag", "base_model", "base_model_relation", "datasets", "metrics", "model-index")
+_OF_THE_RUN = (
+    "library_name",
+    "pipeline_tag",
+    "base_model",
+    "base_model_relation",
+    "datasets",
+    "metrics",
+    "model-index",
+)
 _TAGS_OF_THE_RUN = (TASK, "vision", "hf_transfer", "timm", "generated_from_trainer")
 WIDGET_IMAGES = "examples/widget_"
 """Where in a repository the images lie that a publication adds for the widget; a number and `.png` follow."""
