@@ -50,7 +50,8 @@ class Phase:
             of parameters that an earlier phase trained are carried over.
         head_solver: "logistic", "svm", "ridge" or "sgd" solve the head on features that are computed once: the phase
             takes no steps. Only for `train="head"` in the first of several phases. Where a head cannot be solved, it
-            is trained by steps, for which the other fields are. None trains by steps.
+            is trained by steps, for which the other fields are. None trains by steps. A solver knows no label
+            smoothing: `label_smoothing_factor` counts from the next phase on.
     """
 
     name: str
