@@ -21,6 +21,11 @@ class FiniteLossTrainer(Trainer):
     """Whether steps are made on trial, which may break."""
     _broken_loss: float | None = None
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as Trainer does; what another exception left of an earlier training is forgotten."""
+        self._broken_loss = None
+        return super().train(*args, **kwargs)
+
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Run one forward and backward pass; a loss that is not finite stops the run before the weights are hurt.
 

@@ -21,9 +21,8 @@ _REENTRANT = (
     "in activation_checkpointing_kwargs."
 )
 AUTO = "auto"
-"""The recipe that `hf_transfer.diagnosis` chooses."""
+"""The recipe that `hf_transfer.diagnosis` chooses, and the learning rate that a range test measures."""
 MemoryFormat = Literal["auto", "channels_last", "default"]
-AUTO = "auto"
 if TYPE_CHECKING:
     RateOrAuto = float
 else:

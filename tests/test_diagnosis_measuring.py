@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from dataclasses import replace
@@ -183,7 +184,10 @@ def test_poor_data_give_finite_numbers(data: datasets.Dataset, name: str, tmp_pa
     """Identical images, classes of one or two images: no crash, no NaN, no warning of numpy's."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
-        _measure(_trained(tiny.ALL_MODELS[name]()), data, tmp_path)
+        found = _measure(_trained(tiny.ALL_MODELS[name]()), data, tmp_path)
+    json.dumps(found.to_dict(), allow_nan=False)
+    assert found.sample == len(data) and found.classes == len(set(data["label"]))
+    assert all(0 <= layer.accuracy <= 1 for layer in found.layers)
 
 
 def test_a_model_that_gives_constant_features(tmp_path: Path) -> None:

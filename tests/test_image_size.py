@@ -135,3 +135,5 @@ def test_trying_leaves_nothing_that_cannot_be_trained() -> None:
     """BEiT caches a table of its first forward pass: the model can be trained after it was tried."""
     resized = resize_input(MODELS["beit"](), 40)
     resized(images_of(40), labels=torch.tensor([0, 1])).loss.backward()
+    trained = [parameter for parameter in resized.parameters() if parameter.requires_grad]
+    assert trained and all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in trained)

@@ -12,7 +12,7 @@ from hf_transfer.cli.options import TrainDataOptions
 from hf_transfer.cli.terminal import Terminal
 from hf_transfer.data import ImageData
 from hf_transfer.diagnosis.result import FILE, Diagnosis
-from hf_transfer.diagnosis.running import diagnose
+from hf_transfer.diagnosis.running import check_budget, diagnose
 from hf_transfer.errors import ArgumentError
 from hf_transfer.models import LoadedModel
 from hf_transfer.privacy import check_private
@@ -67,8 +67,7 @@ def check_automatic(args: TransferArguments, options: DiagnosisOptions, given: f
             f"The recipe auto chooses by itself what --{', --'.join(clash)} would say. Leave them out, or name a "
             "recipe."
         )
-    if options.budget is not None and not options.budget > 0:
-        raise ArgumentError(f"budget is a number of seconds above 0, found {options.budget}.")
+    check_budget(options.budget)
 
 
 def choose_recipe(

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from hf_transfer.cli.auto import DiagnosisOptions, show
-from hf_transfer.cli.images import load_images
+from hf_transfer.cli.loading import load_images, load_model
 from hf_transfer.cli.options import DataOptions, ModelOptions, parse
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.diagnosis.candidates import Candidate
 from hf_transfer.diagnosis.figure import FILE as FIGURE
 from hf_transfer.diagnosis.measurements import LAST
 from hf_transfer.diagnosis.result import FILE
-from hf_transfer.diagnosis.running import diagnose
-from hf_transfer.errors import ArgumentError
-from hf_transfer.models import check_trainable, load_for_training
+from hf_transfer.diagnosis.running import check_budget, diagnose
+from hf_transfer.models import check_trainable
 
 
 @dataclass
@@ -43,21 +43,12 @@ def run(argv: Sequence[str]) -> int:
     """Run the command."""
     types = (ModelOptions, DataOptions, DiagnosisOptions, DiagnoseOptions)
     model, data, how, options, _ = parse(types, argv, "diagnose", __doc__ or "")
-    if how.budget is not None and not how.budget > 0:
-        raise ArgumentError(f"budget is a number of seconds above 0, found {how.budget}.")
+    check_budget(how.budget)
     quiet_libraries()
     terminal = Terminal(sys.stdout)
     check_trainable(model.model_name_or_path, model.model_revision)
     images = load_images(data)
-    loaded = load_for_training(
-        model.model_name_or_path,
-        images.label_names,
-        revision=model.model_revision,
-        reset_head=model.reset_head,
-        seed=options.seed,
-        image_size=model.image_size,
-        num_channels=model.num_channels,
-    )
+    loaded = load_model(model, images.label_names, options.seed)
     terminal.heading(f"Data: {images.name}")
     terminal.data(images)
     found = diagnose(
@@ -88,11 +79,14 @@ def run(argv: Sequence[str]) -> int:
 
 def _command(model: str, dataset: str, chosen: Candidate) -> str:
     """The command that goes on with what was chosen."""
-    words = f"hf-transfer train --model_name_or_path {model} --dataset {dataset} --recipe {chosen.recipe}"
+    words = ["hf-transfer", "train", "--model_name_or_path", model, "--dataset", dataset, "--recipe", chosen.recipe]
     if chosen.options:
-        words += f" --recipe_options '{json.dumps(dict(chosen.options))}'"
+        words += ["--recipe_options", json.dumps(dict(chosen.options))]
     if chosen.recipe == "linear_probe" and chosen.layer != LAST:
-        words += f" --layer {chosen.layer}"
+        words += ["--layer", chosen.layer]
+    if not chosen.native:
+        words += ["--allow_probe_file"]
     flags = {"train_batch_size": "per_device_train_batch_size"}
-    words += "".join(f" --{flags.get(name, name)} {value}" for name, value in chosen.arguments.items())
-    return f"{words} --output_dir RESULTS"
+    for name, value in chosen.arguments.items():
+        words += [f"--{flags.get(name, name)}", str(value)]
+    return shlex.join([*words, "--output_dir", "RESULTS"])

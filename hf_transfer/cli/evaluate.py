@@ -14,7 +14,7 @@ import torch
 from datasets import concatenate_datasets
 from torch import nn
 
-from hf_transfer.cli.images import load_images
+from hf_transfer.cli.loading import load_images
 from hf_transfer.cli.options import DataOptions, parse
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.data import ImageData, collate, eval_transform

@@ -19,7 +19,7 @@ from hf_transfer.checkpoints import last_complete, recover
 from hf_transfer.cli import auto
 from hf_transfer.cli.auto import DiagnosisOptions
 from hf_transfer.cli.evaluate import evaluate_split
-from hf_transfer.cli.images import load_images
+from hf_transfer.cli.loading import load_images, load_model
 from hf_transfer.cli.options import ModelOptions, TrainDataOptions, parse
 from hf_transfer.cli.publish import report
 from hf_transfer.cli.record import make_record
@@ -31,7 +31,7 @@ from hf_transfer.evaluation import make_compute_metrics
 from hf_transfer.evaluation.calibration import measure_calibration
 from hf_transfer.hub import PROBE_IS_NOT_PUBLISHED, check_target
 from hf_transfer.hub.scan import check_names
-from hf_transfer.models import LoadedModel, check_trainable, load_for_training
+from hf_transfer.models import LoadedModel, check_trainable
 from hf_transfer.outputs import RunFolder, SplitResult, write_results
 from hf_transfer.plan import TransferPlan
 from hf_transfer.privacy import check_private, sanitise_command
@@ -155,7 +155,7 @@ def train(job: Job) -> None:
     with args.main_process_first(desc="load the data"):
         check_trainable(job.model.model_name_or_path, job.model.model_revision)
         data = load_images(job.data)
-    loaded = _load_model(job, data)
+    loaded = load_model(job.model, data.label_names, args.seed)
     diagnosis = _diagnose(job, data, loaded, terminal)
     compute_metrics = make_compute_metrics(data.label_names, tuple(job.data.metrics or ()))
     plan = plan_from_arguments(args)
@@ -242,19 +242,6 @@ def _train_and_write(
     terminal.files(folder, is_probe(folder))
     if trainer.training_push is not None:
         report(terminal, trainer.training_push.publish(folder, "End of training"))
-
-
-def _load_model(job: Job, data: ImageData) -> LoadedModel:
-    options = job.model
-    return load_for_training(
-        options.model_name_or_path,
-        data.label_names,
-        revision=options.model_revision,
-        reset_head=options.reset_head,
-        seed=job.args.seed,
-        image_size=options.image_size,
-        num_channels=options.num_channels,
-    )
 
 
 def _make_trainer(job: Job, data: ImageData, loaded: LoadedModel, compute_metrics: Any) -> TransferTrainer:

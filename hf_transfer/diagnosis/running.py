@@ -63,13 +63,10 @@ def diagnose(
         ArgumentError: `prefer` or `budget` are of no use.
         DataError: Labels are missing, or there is one class only.
     """
-    if budget is not None and not budget > 0:
-        raise ArgumentError(f"budget is a number of seconds above 0, or None for no trials; found {budget!r}.")
+    check_budget(budget)
     evidence = measure(
         model, dataset, processor, evaluation_dataset=evaluation_dataset, sample=sample, seed=seed, **measuring
     )
-    # The last digits of a solver may differ between machines, and a decision must not.
-    evidence = Measurements.from_dict(from_first(evidence.to_dict()))
     decision = decide(evidence, prefer, allow_probe_file)
     if budget is None or decision.settled:
         return Diagnosis(evidence, decision)
@@ -78,6 +75,16 @@ def diagnose(
     trials = halve(tried, runs, budget, lambda: from_first(time.perf_counter()))
     logger.info("%s", trials.sentence())
     return Diagnosis(evidence, decision.with_trials(trials, tried), trials)
+
+
+def check_budget(budget: float | None) -> None:
+    """Check the seconds for trials, before anything is loaded or measured.
+
+    Raises:
+        ArgumentError: They are not above 0.
+    """
+    if budget is not None and not budget > 0:
+        raise ArgumentError(f"budget is a number of seconds above 0, or nothing for no trials; found {budget!r}.")
 
 
 def candidates_to_try(evidence: Measurements, decision: Decision) -> tuple[Candidate, ...]:

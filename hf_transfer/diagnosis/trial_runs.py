@@ -22,9 +22,10 @@ from hf_transfer.diagnosis.measurements import ALL
 from hf_transfer.diagnosis.trials import Hits
 from hf_transfer.errors import DataError
 from hf_transfer.features import extract_features
-from hf_transfer.features.ranks import from_first, rank_and_world
+from hf_transfer.features.ranks import on_first_rank, rank_and_world
 from hf_transfer.head_solving import labels_of
 from hf_transfer.plan import Phase, TransferPlan
+from hf_transfer.probe_file import joined
 from hf_transfer.recipes import get
 from hf_transfer.solvers import solve
 from hf_transfer.trainer import TransferTrainer
@@ -59,9 +60,11 @@ class TrialRuns:
         """A linear classifier on features that are computed once for all folds, and are in the cache."""
         layers: Any = "all" if candidate.layer == ALL else [candidate.layer]
         found = extract_features(self._model, self._dataset, self._processor, layers, progress=False)
-        features = np.concatenate([np.asarray(values) for values in found.values()], axis=1)
+        features = joined(found, tuple(found))
         classes = int(self._labels.max()) + 1
-        solved = from_first(solve(features[fit], self._labels[fit], "logistic", classes=classes, seed=self._seed))
+        solved = on_first_rank(
+            lambda: solve(features[fit], self._labels[fit], "logistic", classes=classes, seed=self._seed)
+        )
         return solved.head.scores(features[held_out]).argmax(axis=1) == self._labels[held_out]
 
     def _trained(self, candidate: Candidate, share: float, fit: Any, held_out: Any) -> Hits:

@@ -1,11 +1,12 @@
-"""Loading of the images that the flags name."""
+"""Loading of the images and of the model that the flags name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hf_transfer.cli.options import DataOptions
+from hf_transfer.cli.options import DataOptions, ModelOptions
 from hf_transfer.data import ImageData, load
+from hf_transfer.models import LoadedModel, load_for_training
 
 
 def load_images(
@@ -22,4 +23,17 @@ def load_images(
         config_name=options.dataset_config,
         label_names=label_names,
         require_train=require_train,
+    )
+
+
+def load_model(options: ModelOptions, label_names: Sequence[str], seed: int) -> LoadedModel:
+    """Load the model of the flags, to be trained; errors as in `hf_transfer.models.load_for_training`."""
+    return load_for_training(
+        options.model_name_or_path,
+        label_names,
+        revision=options.model_revision,
+        reset_head=options.reset_head,
+        seed=seed,
+        image_size=options.image_size,
+        num_channels=options.num_channels,
     )
