@@ -42,6 +42,7 @@ _RUN_PATTERNS = (
     "probe.json",
     "probe.safetensors",
     "figures",
+    "verification",
     "checkpoint-*",
 )
 # Weights, and twice as much for the state of Adam.

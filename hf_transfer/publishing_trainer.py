@@ -12,6 +12,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 from hf_transfer.card import CARD_NAME, write_card
 from hf_transfer.errors import ArgumentError
 from hf_transfer.hub import Publication, TrainingPush
+from hf_transfer.hub.samples import write_samples
 from hf_transfer.run_record import RunRecord
 from hf_transfer.training_facts import bare_record
 
@@ -95,6 +96,7 @@ class PublishingTrainer(Trainer):
         assert self.training_push is not None
         folder = Path(self.args.output_dir or ".")
         self.write_missing_card(folder)
+        write_samples(self, folder)
         return self.training_push.publish(folder, commit_message or "End of training", **options)
 
     def write_missing_card(self, folder: Path) -> None:
