@@ -128,8 +128,6 @@ class PublishingTrainer(Trainer):
         strategy = HubStrategy(self.args.hub_strategy)
         if not self.is_world_process_zero() or strategy == HubStrategy.END or self.training_push is None:
             return
-        if self.training_push.is_running and not self.args.hub_always_push:
-            return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         place = {
             HubStrategy.CHECKPOINT: "last-checkpoint",
@@ -137,16 +135,27 @@ class PublishingTrainer(Trainer):
         }.get(strategy)
         steps = self.args.save_strategy == SaveStrategy.STEPS
         where = f"step {self.state.global_step}" if steps else f"epoch {int(self.state.epoch or 0)}"
-        self.training_push.checkpoint(Path(checkpoint_folder), f"Training in progress, {where}", place)
+        always = self.args.hub_always_push
+        self.training_push.checkpoint(Path(checkpoint_folder), f"Training in progress, {where}", place, always)
 
-    def _finish_current_push(self) -> None:
-        """Wait for a push in the background; its failure is made up for by `push_to_hub`, so the run does not end."""
+    def _finish_current_push(self, make_up: bool = True) -> None:
+        """Wait for a push in the background, and send what failed; if that fails, too, the run does not end.
+
+        Args:
+            make_up: False only tells what failed, as after an interrupt, when there may be little time.
+        """
         if self.training_push is None:
             return
-        if failures := self.training_push.finish():
-            logger.warning(
-                "%d pushes during training failed, and the repository may lack the last weights: push_to_hub() or "
-                "`hf-transfer publish` sends them. %s",
-                len(failures),
-                " | ".join(failures),
+        failures = self.training_push.finish()
+        missing = self.training_push.make_up() if make_up else ()
+        if not failures and not missing:
+            return
+        if missing or not make_up:
+            still = f"Still missing on the Hub: {'; '.join(missing)}. " if missing else ""
+            rest = (
+                f"{still}The repository may lack the last weights: push_to_hub() sends what is missing, "
+                "`hf-transfer publish` the model."
             )
+        else:
+            rest = "All was made up for now."
+        logger.warning("%d pushes during training failed. %s %s", len(failures), rest, " | ".join(failures))
