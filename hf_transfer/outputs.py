@@ -43,6 +43,7 @@ _RUN_PATTERNS = (
     "probe.safetensors",
     "figures",
     "verification",
+    "earlier_run",
     "checkpoint-*",
 )
 # Weights, and twice as much for the state of Adam.

@@ -10,7 +10,8 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 
 from hf_transfer.card import CARD_NAME, write_card
-from hf_transfer.errors import ArgumentError
+from hf_transfer.earlier_run import RECORD, set_aside
+from hf_transfer.errors import ArgumentError, TransferError
 from hf_transfer.hub import Publication, TrainingPush
 from hf_transfer.hub.samples import write_samples
 from hf_transfer.run_record import RunRecord
@@ -30,6 +31,8 @@ class PublishingTrainer(Trainer):
     args: TrainingArguments
     hub_model_id: str | None
     training_push: TrainingPush | None = None
+    training_began: float | None = None
+    """When `train` was called last, in seconds since the epoch."""
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Check login, rights and visibility before training, and make the repository if it is not there.
@@ -99,13 +102,37 @@ class PublishingTrainer(Trainer):
         write_samples(self, folder)
         return self.training_push.publish(folder, commit_message or "End of training", **options)
 
+    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
+        """Save metrics as Trainer does; of an earlier run in the same folder, none are combined with them."""
+        self._set_aside_earlier_run()
+        super().save_metrics(split, metrics, combined)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save as Trainer does; what an earlier run left in the folder is not taken for this one's from then on."""
+        folder = Path(self.args.output_dir or ".")
+        replaces = Path(output_dir or folder) == folder and self._set_aside_earlier_run()
+        super()._save(output_dir, state_dict)
+        if not (replaces and (folder / RECORD).is_file()):
+            return
+        try:
+            self.write_missing_card(folder)
+        except TransferError as error:
+            logger.warning("%s stays as it is: %s", folder / RECORD, error)
+
+    def _set_aside_earlier_run(self) -> bool:
+        """Move an earlier run's results aside, where there was a training since; whether there was one."""
+        if self.training_began is None or not self.is_world_process_zero():
+            return False
+        set_aside(Path(self.args.output_dir or "."), self.training_began)
+        return True
+
     def write_missing_card(self, folder: Path) -> None:
         """Write record and card: what the trainer knows, and nothing else.
 
         A record of this very training is left alone, for it may know more; one of another training is replaced, with
         its card but for what the user wrote there. So is a card without a record left alone, which is the user's.
         """
-        path = folder / "run.json"
+        path = folder / RECORD
         if path.is_file():
             if self._tells_of_this_training(path):
                 return

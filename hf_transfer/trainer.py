@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,7 @@ class TransferTrainer(
             InterruptedTrainingError: A signal stopped the run.
             PlanError: The checkpoint is of another plan, model or set of training data.
         """
+        self.training_began = time.time()
         checkpoint = self.find_checkpoint(resume_from_checkpoint)
         if self.plan is None:
             return super().train(checkpoint, trial, ignore_keys_for_eval)

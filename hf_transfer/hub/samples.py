@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "verification"
 """In the run's folder."""
+INDEX = "samples.json"
 _INPUTS = "inputs.safetensors"
 _COUNT = 4
 _LONGEST_SIDE = 1024
@@ -83,7 +84,7 @@ def _write(trainer: Any, dataset: Any, target: Path) -> None:
     if not images:
         save_file(inputs, target / _INPUTS)
     facts = {"schema": 1, "tolerance": _tolerance(trainer), "logits": logits.tolist()} | stored
-    (target / "samples.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    (target / INDEX).write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
 
 def _eval_transform(dataset: Any) -> EvalTransform | None:
