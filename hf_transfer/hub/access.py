@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
@@ -11,6 +12,8 @@ from hf_transfer.errors import ArgumentError, PublishError
 from hf_transfer.hub.retrying import TRANSIENT, UploadError, retried, status_of
 from hf_transfer.hub.rights import LOG_IN, check_may_create, check_rights
 from hf_transfer.repo_ids import is_repo_id
+
+logger = logging.getLogger(__name__)
 
 _ALWAYS_THERE = (".gitattributes",)
 
@@ -63,6 +66,34 @@ def check_target(repo_id: str, private: bool = True, api: HfApi | None = None) -
         return target
     except TRANSIENT as error:
         raise explained(error, repo_id) from error
+
+
+def look_again(api: HfApi, made: Target, private: bool) -> Target:
+    """A repository that was just made, as it is: the Hub's rules, or somebody else, may have made another one.
+
+    Args:
+        api: Client.
+        made: As it was before it was made.
+        private: The visibility that was wanted.
+
+    Raises:
+        PublishError: It is public although a private one is wanted.
+    """
+    try:
+        found = look_at(api, made.repo_id, private, made.user)
+    except TRANSIENT as error:
+        raise explained(error, made.repo_id) from error
+    return found if found.exists else replace(made, exists=True)
+
+
+def warn_of_visibility(target: Target, private: bool) -> None:
+    """Say that a repository is private although a public one is wanted."""
+    if target.exists and target.private and not private:
+        logger.warning(
+            "%s is private and stays so, although a public repository was asked for. Make it public in its settings "
+            "on the Hub.",
+            target.repo_id,
+        )
 
 
 def explained(error: Exception, repo_id: str) -> PublishError:

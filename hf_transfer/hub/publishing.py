@@ -12,7 +12,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from hf_transfer.errors import ArgumentError, PublishError, TransferError
-from hf_transfer.hub.access import Target, check_target, unforeseen
+from hf_transfer.hub.access import Target, check_target, look_again, unforeseen, warn_of_visibility
 from hf_transfer.hub.samples import FOLDER as SAMPLES
 from hf_transfer.hub.samples import INDEX
 from hf_transfer.hub.scan import scan
@@ -128,7 +128,8 @@ def publish(
             if dry_run:
                 return Publication(target.repo_id, target.private, staged.files, tag=tag)
             if not target.exists:
-                make_repository(api, target.repo_id, private)
+                target = _made(api, target, private)
+            warn_of_visibility(target, private)
             sending = True
             commit = send(api, target.repo_id, upload, branch, create_pr, target.user)
             if tag is not None:
@@ -156,6 +157,14 @@ def publish(
         found,
         tag,
     )
+
+
+def _made(api: HfApi, target: Target, private: bool) -> Target:
+    make_repository(api, target.repo_id, private)
+    made = look_again(api, target, private)
+    if made.files:
+        raise PublishError(f"{made.repo_id} was made and filled by somebody else at the same time; nothing was sent.")
+    return made
 
 
 def _settle_pull_request(

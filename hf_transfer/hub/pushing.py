@@ -17,7 +17,7 @@ from huggingface_hub import HfApi
 
 from hf_transfer.card import CARD_NAME
 from hf_transfer.errors import PublishError, TransferError
-from hf_transfer.hub.access import Target, check_target
+from hf_transfer.hub.access import Target, check_target, look_again, warn_of_visibility
 from hf_transfer.hub.publishing import Publication, publish
 from hf_transfer.hub.scan import scan
 from hf_transfer.hub.staging import allowed_files
@@ -66,6 +66,8 @@ class TrainingPush:
         self.target: Target = check_target(repo_id, private, self._api)
         if not self.target.exists:
             make_repository(self._api, self.target.repo_id, private)
+            self.target = look_again(self._api, self.target, private)
+        warn_of_visibility(self.target, private)
         self.failures: list[str] = []
         self._branch = "main"
         self._open_pull_request = bool(self.target.files)
