@@ -14,6 +14,7 @@ from huggingface_hub.utils import close_session
 from hf_transfer.hub import retrying
 from tests.checkpoints import save_timm_resnet, save_vit
 from tests.hub_server import HubServer, Token
+from tests.hub_server.xet import XetStorage
 from tests.test_card import record
 
 TOKEN = "hf_" + "Kq7" * 12
@@ -39,6 +40,16 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         close_session()
         yield server
         close_session()
+
+
+@pytest.fixture
+def xet_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HubServer:
+    """The same Hub, with Xet storage, and the client as it is by default."""
+    pytest.importorskip("hf_xet")
+    hub.xet = XetStorage(tmp_path / "xet")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.delenv("HF_HUB_DISABLE_XET")
+    return hub
 
 
 def finished_run(folder: Path, timm: bool = False) -> Path:

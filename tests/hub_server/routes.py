@@ -72,6 +72,10 @@ def handle(hub: HubServer, request: Request) -> Answer:
             return _commit(hub, _repository(hub, request, owner, name, write=True), revision, request)
         case ("POST", ("api", "models", owner, name, "tag", revision)):
             return _tag(_repository(hub, request, owner, name, write=True), revision, request.json()["tag"])
+        case ("GET", ("api", "models", owner, name, "xet-write-token" | "xet-read-token" as kind, _)):
+            _repository(hub, request, owner, name, write=kind == "xet-write-token")
+            if hub.xet is not None:
+                return Answer(200, hub.xet.token(), hub.xet.token_headers())
         case ("GET", ("api", "models", owner, name)):
             return _info(_repository(hub, request, owner, name), "main")
         case ("GET", ("api", "models", owner, name, "revision", revision)):
@@ -84,9 +88,9 @@ def handle(hub: HubServer, request: Request) -> Answer:
         case ("GET", ("api", "models", owner, name, "discussions")):
             return _discussions(_repository(hub, request, owner, name), dict(parse_qsl(request.query)))
         case ("GET" | "HEAD", ("datasets", owner, name, "resolve", revision, *path)):
-            return _file(_repository(hub, request, f"datasets/{owner}", name), revision, "/".join(path))
+            return _file(_repository(hub, request, f"datasets/{owner}", name), revision, "/".join(path), hub)
         case ("GET" | "HEAD", (owner, name, "resolve", revision, *path)):
-            return _file(_repository(hub, request, owner, name), revision, "/".join(path))
+            return _file(_repository(hub, request, owner, name), revision, "/".join(path), hub)
     raise HttpError(404, f"no route for {request.method} /{'/'.join(request.parts)}")
 
 
@@ -201,6 +205,8 @@ def _commit(hub: HubServer, repository: Repository, revision: str, request: Requ
             case "file":
                 files[value["path"]] = Blob(base64.b64decode(value["content"]), lfs=False)
             case "lfsFile":
+                if value["oid"] not in repository.lfs and hub.xet is not None:
+                    repository.lfs |= {value["oid"]: sent} if (sent := hub.xet.content(value["oid"])) else {}
                 if value["oid"] not in repository.lfs:
                     raise HttpError(400, f"{value['path']}: its content was not uploaded")
                 files[value["path"]] = Blob(repository.lfs[value["oid"]], lfs=True)
@@ -285,7 +291,7 @@ def _entry(path: str, blob: Blob) -> dict[str, Any]:
     return entry | ({"lfs": {"oid": blob.sha256, "size": size, "pointerSize": 130}} if blob.lfs else {})
 
 
-def _file(repository: Repository, revision: str, path: str) -> Answer:
+def _file(repository: Repository, revision: str, path: str, hub: HubServer) -> Answer:
     oid = _oid(repository, revision)
     blob = repository.commits[oid].get(path)
     if blob is None:
@@ -293,4 +299,7 @@ def _file(repository: Repository, revision: str, path: str) -> Answer:
     headers = {"X-Repo-Commit": oid, "ETag": f'"{blob.etag}"', "Accept-Ranges": "bytes"}
     if blob.lfs:
         headers |= {"X-Linked-Size": str(len(blob.content)), "X-Linked-ETag": f'"{blob.sha256}"'}
+        if hub.xet is not None and (found := hub.xet.hashes().get(blob.sha256)):
+            route = f"{hub.url}/api/models/{repository.id}/xet-read-token/{oid}"
+            headers |= {"X-Xet-Hash": found, "Link": f'<{route}>; rel="xet-auth"'}
     return Answer(200, blob.content, headers)

@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from tests.hub_server.faults import Fault
 from tests.hub_server.repositories import Repository, Token
 from tests.hub_server.routes import Answer, HttpError, Request, handle
+from tests.hub_server.xet import XetStorage
 
 
 class HubServer:
@@ -23,6 +24,7 @@ class HubServer:
         repositories: By id.
         faults: Tried in order, for each request.
         requests: Method and path of every request, in order.
+        xet: Where large files go that the client sends by Xet; None for a Hub that has no such storage.
         verified: Revisions that a publication was verified at, in order, where the test asks one process for that.
         received: Every byte of every request but its `Authorization` header, in which the token must be.
     """
@@ -33,6 +35,7 @@ class HubServer:
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
         self.received = bytearray()
+        self.xet: XetStorage | None = None
         self.verified: list[str] = []
         self.lock = threading.RLock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
