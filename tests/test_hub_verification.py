@@ -15,12 +15,15 @@ from torch.utils.data import IterableDataset
 from transformers import ViTImageProcessor
 
 import hf_transfer as ht
+from hf_transfer.cli import main
 from hf_transfer.errors import PublishError
 from tests import tiny
+from tests.checkpoints import save_timm_resnet, save_vit
 from tests.hub_server import Fault, HubServer
 from tests.hub_server.fixtures import finished_run, hub
 from tests.hub_server.repositories import Blob
 from tests.hub_server.verifying import verified_by_one_process, verifier
+from tests.image_files import write_classes
 from tests.training import RandomImages, arguments
 
 __all__ = ["hub", "verified_by_one_process", "verifier"]
@@ -159,3 +162,38 @@ def test_without_evaluation_images(
     assert "keeps no evaluation images" in made.verification.description()
     assert ("the disk is gone" in caplog.text) == isinstance(data, Broken)
     assert not (tmp_path / "out" / "verification").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("channels", "save"), [(1, save_timm_resnet), (4, save_timm_resnet), (1, save_vit), (4, save_vit)]
+)
+def test_grey_and_rgba_models_are_verified(
+    verified_by_one_process: HubServer,
+    tmp_path: Path,
+    channels: int,
+    save: Callable[[Path], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A model of one or four channels, which no pipeline feeds, is compared on images that it takes."""
+    for split, count in (("train", 4), ("validation", 2)):
+        write_classes(tmp_path / "photos" / split, dict.fromkeys(("ant", "bee"), count), seed=count)
+    out = str(tmp_path / "out")
+    flags = ["--model_name_or_path", str(save(tmp_path / "tiny")), "--dataset", str(tmp_path / "photos")]
+    flags += ["--recipe", "linear_probe", "--num_channels", str(channels), "--output_dir", out]
+    assert main(["train", *flags]) == 0, capsys.readouterr().err
+    assert main(["publish", out, "pets"]) == 0, capsys.readouterr().err
+    assert "on 4 evaluation images" in capsys.readouterr().out and len(verified_by_one_process.verified) == 1
+
+
+def test_half_precision_is_verified(verified_by_one_process: HubServer, tmp_path: Path) -> None:
+    """A model that is stored in bfloat16 is compared by its weights, also by timm, which loads them as float32."""
+    for timm in (False, True):
+        folder = finished_run(tmp_path / str(timm), timm)
+        weights = safetensors.torch.load((folder / "model.safetensors").read_bytes())
+        half = {name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+        safetensors.torch.save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((folder / "config.json").read_text()) | {"dtype": "bfloat16"}
+        (folder / "config.json").write_text(json.dumps(config))
+        made = ht.publish(folder, f"pets-{timm}")
+        assert made.verification is not None and made.verification.difference == 0

@@ -41,12 +41,11 @@ def compare(repo_id: str, revision: str, folder: str, samples: str | None = None
         "image-classification", model=repo_id, revision=revision, device="cpu", trust_remote_code=False
     )
     local = pipeline("image-classification", model=folder, device="cpu", trust_remote_code=False)
-    images = made_images()
-    with torch.inference_mode():
-        outputs = [
-            (model.model(**model.image_processor(images, return_tensors="pt")).logits) for model in (published, local)
-        ]
-    labels = [[answer[0]["label"] for answer in model(images)] for model in (published, local)]
+    for model in (published, local):
+        model.model.float()  # the stored weights are compared, in an arithmetic in which that can be told
+    images = made_images(mode_of(published.image_processor))
+    outputs = [logits_of(model, images) for model in (published, local)]
+    labels = [labels_of(model, images, logits) for model, logits in zip((published, local), outputs, strict=True)]
     with open(hf_hub_download(repo_id, "README.md", revision=revision), encoding="utf-8") as file:  # noqa: PTH123
         card = ModelCard(file.read())
     found = {
@@ -70,12 +69,10 @@ def compare_samples(folder: str, published: Any) -> dict[str, Any]:
     with open(f"{folder}/samples.json", encoding="utf-8") as file:  # noqa: PTH123
         stored = json.load(file)
     if "images" in stored:
-        images = [Image.open(f"{folder}/{name}") for name in stored["images"]]
-        inputs = dict(published.image_processor(images, return_tensors="pt"))
+        logits = logits_of(published, [Image.open(f"{folder}/{name}") for name in stored["images"]])
     else:
-        inputs = load_file(f"{folder}/{stored['inputs']}")
-    with torch.inference_mode():
-        logits = published.model.float()(**inputs).logits
+        with torch.inference_mode():
+            logits = published.model(**load_file(f"{folder}/{stored['inputs']}")).logits
     expected = torch.tensor(stored["logits"])
     if logits.shape != expected.shape:
         raise ValueError(f"expected logits of shape {tuple(expected.shape)}, found {tuple(logits.shape)}")
@@ -93,10 +90,32 @@ def timm_logits(repo_id: str, revision: str, images: Any, published: Any) -> Any
 
     model = timm.create_model(f"hf-hub:{repo_id}@{revision}", pretrained=True).eval()
     with torch.inference_mode():
-        return model(published.image_processor(images, return_tensors="pt")["pixel_values"])
+        return torch.cat([model(published.image_processor([i], return_tensors="pt")["pixel_values"]) for i in images])
 
 
-def made_images() -> Any:
+def logits_of(model: Any, images: Any) -> Any:
+    """What a pipeline's model makes of images; one by one, as some processors keep their sizes."""
+    import torch
+
+    with torch.inference_mode():
+        return torch.cat([model.model(**model.image_processor([i], return_tensors="pt")).logits for i in images])
+
+
+def labels_of(model: Any, images: Any, logits: Any) -> list[str]:
+    """The most probable labels; a pipeline's own answers for colour images, which it makes of all others, too."""
+    if images[0].mode == "RGB":
+        return [answer[0]["label"] for answer in model(images)]
+    return [model.model.config.id2label[int(index)] for index in logits.argmax(-1)]
+
+
+def mode_of(processor: Any) -> str:
+    """Pillow's mode of the images that a processor takes: "RGB", "L" for one channel or "RGBA" for four."""
+    settings, mean = getattr(processor, "data_config", None), getattr(processor, "image_mean", None)
+    channels = settings["input_size"][0] if settings else len(mean) if isinstance(mean, list | tuple) else 3
+    return {1: "L", 4: "RGBA"}.get(channels, "RGB")
+
+
+def made_images(mode: str = "RGB") -> Any:
     """Coloured gradients of several sizes: the same in every process, and not blank after any crop."""
     import numpy as np
     from PIL import Image
@@ -105,7 +124,7 @@ def made_images() -> Any:
     for index in range(SAMPLES):
         y, x = np.mgrid[0 : 160 + 32 * index, 0 : 224 - 16 * index]
         pixels = np.stack([(x * (index + 1)) % 256, (y * 2) % 256, (x + y) % 256], axis=-1)
-        images.append(Image.fromarray(pixels.astype("uint8")))
+        images.append(Image.fromarray(pixels.astype("uint8")).convert(mode))
     return images
 
 
