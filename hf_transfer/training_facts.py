@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from hf_transfer.data import Preprocessing
-from hf_transfer.models import base_model_of, label_names_of
+from hf_transfer.models import label_names_of
+from hf_transfer.origins import base_model_of
 from hf_transfer.run_record import RunRecord, collect_hardware, collect_versions
 
 

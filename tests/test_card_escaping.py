@@ -32,7 +32,7 @@ def test_hostile_labels_break_nothing() -> None:
     headings = re.compile(r"^##+ .*", re.MULTILINE)
     assert headings.findall(outside) == headings.findall(clean)
     assert len(re.findall(r"^# ", outside, re.MULTILINE)) == 1
-    assert "<script" not in outside and outside.count("<!--") == 3 and "\u202e" not in outside
+    assert "<script" not in outside and outside.count("<!--") == 4 and "\u202e" not in outside
     assert "[y](" not in outside and not re.search(r"(?<!\\)!\[i", outside)
     label = tables_in(section(card, "Labels"))[0][1][1]
     assert label == escape(HOSTILE) and label.startswith("a\\|b&lt;script&gt;")
@@ -62,7 +62,7 @@ def tokens(card: str) -> Counter[str]:
     for block in MarkdownIt("commonmark").enable("table").parse(card.split("\n---\n", 1)[1]):
         for token in [block, *(block.children or [])]:
             if token.type in ("html_block", "html_inline"):
-                assert re.fullmatch(r"(<!--[\w :.,]*-->\s*)+", token.content), token.content
+                assert re.fullmatch(r"(<!--[\w :.,-]*-->\s*)+", token.content), token.content
             if token.type not in ("code_inline", "text", "text_special"):
                 found[token.type] += 1
     return found

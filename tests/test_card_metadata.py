@@ -11,7 +11,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from hf_transfer.card import render_card, validate_metadata, write_card
+from hf_transfer.card import adopt_edits, render_card, validate_metadata, write_card
 from hf_transfer.errors import ArgumentError, OutputError
 from tests.card_records import changed, metadata, record, section
 
@@ -88,6 +88,50 @@ def test_licence_data_set_and_tags_of_an_earlier_run_do_not_stay(tmp_path: Path)
     found = metadata(write_card(tmp_path, again).read_text())
     assert (found["license"], found["datasets"]) == ("cc-by-nc-4.0", ["owner/other-data"])
     assert "pets" in found["tags"] and "timm" not in found["tags"]
+
+
+NEW_BASE = {"id": "owner/another", "license": "cc-by-nc-4.0"}
+
+
+@pytest.mark.parametrize("given", ["as an argument", "the base's own as an argument", "by hand", "in their card"])
+def test_users_licence_survives_another_base(given: str, tmp_path: Path) -> None:
+    """A licence that the user gave stays when the base model changes, however often; an inherited one would not."""
+    path = tmp_path / "README.md"
+    if "argument" in given:
+        licence = "apache-2.0" if "own" in given else "mit"
+        write_card(tmp_path, record(), license=licence)
+    elif given == "by hand":
+        licence = "mit"
+        write_card(tmp_path, record())
+        path.write_text(path.read_text().replace("license: apache-2.0", "license: mit", 1))
+    else:
+        licence = "mit"
+        path.write_text("---\nlicense: mit\n---\n# Mine\n")
+    for base in (NEW_BASE, {**NEW_BASE, "license": licence}, NEW_BASE, {"id": None, "on_hub": False, "license": None}):
+        assert metadata(write_card(tmp_path, changed(record(), base_model=base)).read_text())["license"] == licence
+
+
+def test_inherited_licence_follows_the_base(tmp_path: Path) -> None:
+    """An inherited one is the new base's, or none if that has none; for the same base it stays if it is not known."""
+    write_card(tmp_path, record())
+    unknown = changed(record(), base_model={"license": None})
+    assert metadata(write_card(tmp_path, unknown).read_text())["license"] == "apache-2.0"
+    other = changed(record(), base_model=NEW_BASE)
+    assert metadata(write_card(tmp_path, other).read_text())["license"] == "cc-by-nc-4.0"
+    none = changed(record(), base_model={"id": "owner/third", "license": None})
+    assert "license" not in metadata(write_card(tmp_path, none).read_text())
+
+
+@pytest.mark.parametrize(
+    ("own", "published", "kept"), [(None, "mit", "mit"), ("mit", None, "mit"), ("mit", "bsl-1.0", "bsl-1.0")]
+)
+def test_licence_of_the_published_card(tmp_path: Path, own: str | None, published: str | None, kept: str) -> None:
+    """A licence that a user gave on the Hub is adopted, and kept for another base; an inherited one there does not
+    replace what the user wrote here."""
+    write_card(tmp_path, record(), license=own)
+    adopt_edits(tmp_path, render_card(record(), license=published))
+    assert metadata((tmp_path / "README.md").read_text())["license"] == kept
+    assert metadata(write_card(tmp_path, changed(record(), base_model=NEW_BASE)).read_text())["license"] == kept
 
 
 def test_confidence_is_in_the_results() -> None:

@@ -21,7 +21,7 @@ _LINES = (
     "data cut_trace cut cut_check cost_model features solvers feature_cache",
     "checkpoints portable_checkpoints",
     "evaluation figure_style figures learning_rate_range learning_rate_figure report",
-    "rebuilding heads image_size channels bare_names lineage models truncation linear_heads",
+    "lineage origins rebuilding heads image_size channels bare_names models truncation linear_heads",
     "run_record probe_file head_solving card_metadata card_tables card hub",
     "training_args training_facts phases solved_phase schedules micro_batches replicas phase_callback early_stopping",
     "interrupts data_identity run_state resuming progress exact_evaluation exact_loss finite_loss",
