@@ -16,6 +16,7 @@ from urllib.parse import quote
 import jinja2
 
 from hf_transfer import card_tables as tables
+from hf_transfer import card_training
 from hf_transfer.card_metadata import (
     INHERITED_LICENSE,
     hub_base,
@@ -120,6 +121,7 @@ def render_card(
         inherited_license=inherited_license(record) if license is None else None,
         user_block=_USER_BLOCK,
         t=tables,
+        training=card_training,
     )
     # Sections that are left out leave their blank lines behind.
     body = re.sub(r"\n{3,}", "\n\n", body).strip()

@@ -14,7 +14,8 @@ import pytest
 
 from hf_transfer import recipes
 from hf_transfer.card import render_card, validate_metadata, write_card
-from hf_transfer.card_tables import FULL_TABLE_GROUPS, duration
+from hf_transfer.card_tables import duration
+from hf_transfer.card_training import FULL_TABLE_GROUPS
 from hf_transfer.errors import ArgumentError, OutputError
 from hf_transfer.plan import TransferPlan
 from tests.card_records import PLANS, changed, metadata, record, report, section, tables_in
