@@ -157,11 +157,17 @@ def drawn_split(data: Mapping[str, Any]) -> bool:
 
 def skipped_text(data: Mapping[str, Any]) -> str:
     """How many images could not be used; empty if all could."""
-    splits = Counter(skipped["split"] for skipped in data.get("skipped") or [])
+    splits: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for skipped in data.get("skipped") or []:
+        count = skipped.get("images", 1)  # records of before told each image by name
+        splits[skipped["split"]] += count
+        reasons[skipped["reason"]] += count
     if not splits:
         return ""
     parts = ", ".join(f"{code(split)} {count:,}" for split, count in splits.items())
-    return f"Images that could not be used and were left out: {parts}. `run.json` lists them with the reason."
+    why = "; ".join(f"{escape(reason)} ({count:,})" for reason, count in reasons.items())
+    return f"Images that could not be used and were left out: {parts}. Reasons: {why}."
 
 
 def preprocessing_table(preprocessing: Mapping[str, Any]) -> str:

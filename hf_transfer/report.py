@@ -288,5 +288,7 @@ def _counts(data: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _skipped(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How many images of each split could not be used."""
-    splits = Counter(str(image["split"]) for image in data.get("skipped") or [])
+    splits: Counter[str] = Counter()
+    for skipped in data.get("skipped") or []:
+        splits[str(skipped["split"])] += skipped.get("images", 1)
     return [(split, f"{count:,}") for split, count in splits.items()]

@@ -53,7 +53,7 @@ def record(
                 "validation": {label: 60 + i for i, label in enumerate(labels)},
             },
             "median_size": {"height": 200, "width": 300},
-            "skipped": [{"split": "train", "name": "cat/1.jpg", "reason": "truncated"}],
+            "skipped": [{"split": "train", "reason": "it is damaged or cut short", "images": 1}],
         },
         preprocessing={
             "height": 96,

@@ -113,7 +113,7 @@ def test_data_and_evaluation_are_those_of_the_record() -> None:
         ["cow", "1,002", "62"],
         ["**all**", "3,003", "183"],
     ]
-    assert "left out: `train` 1." in section(card, "Data")
+    assert "left out: `train` 1. Reasons: it is damaged or cut short (1)." in section(card, "Data")
     metrics, classes, mistakes = tables_in(section(card, "Evaluation"))
     assert metrics[1:] == [["Accuracy", "0.873", "0.840 to 0.900"], ["Calibration error (ECE)", "0.051", "–"]]
     assert classes[2] == ["dog", "0.750", "0.501", "0.601", "101"]
