@@ -178,6 +178,20 @@ def preprocessing_table(preprocessing: Mapping[str, Any]) -> str:
     return key_table("Setting", {"Height × width": size} | {_title(key): value for key, value in rest.items()})
 
 
+def command_text(record: Mapping[str, Any]) -> str:
+    """The command of the run, with the launcher that starts as many processes."""
+    command, hardware = str(record["command"]), record["hardware"]
+    processes, machines = hardware.get("world_size") or 1, hardware.get("machines") or 1
+    program, space, flags = command.partition(" ")
+    if processes == 1 or program != "hf-transfer":
+        return command
+    # Without --multi_gpu accelerate starts one process where it sees no GPU.
+    launcher = f"accelerate launch --multi_gpu --num_processes {processes}"
+    launcher += f" --num_machines {machines}" if machines > 1 else ""
+    on_cpu = "ACCELERATE_USE_CPU=true " if hardware.get("device") == "cpu" else ""
+    return f"{on_cpu}{launcher} -m hf_transfer{space}{flags}"
+
+
 def run_table(record: Mapping[str, Any]) -> str:
     """Seeds, hardware, time and versions."""
     hardware, timing = record["hardware"], record["timing"]
@@ -195,6 +209,7 @@ def run_table(record: Mapping[str, Any]) -> str:
             "Accelerators": ", ".join(f"{count} × {name}" for name, count in names.items()) or None,
             "Processor": f"{processor} ({cores} cores)" if processor and cores else processor,
             "Processes": hardware.get("world_size"),
+            "Machines": hardware.get("machines"),
             "Training time": None if seconds["train"] is None else duration(seconds["train"]),
             "Training throughput": None if rate is None else f"{number(rate)} images/s",
             "Evaluation time": None if seconds["evaluation"] is None else duration(seconds["evaluation"]),

@@ -130,6 +130,31 @@ def test_a_drawn_evaluation_split_is_told() -> None:
     assert "Evaluation split: `validation`, as the data came with it." in render_card(record())
 
 
+TRAIN = "hf-transfer train --dataset pets"
+
+
+@pytest.mark.parametrize(
+    ("command", "hardware", "shown"),
+    [
+        (TRAIN, {"world_size": 1}, TRAIN),
+        (TRAIN, {"world_size": None}, TRAIN),
+        (TRAIN, {"world_size": 4, "device": "cuda"}, "accelerate launch --multi_gpu --num_processes 4"),
+        (TRAIN, {"world_size": 2}, "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2"),
+        (
+            TRAIN,
+            {"world_size": 16, "machines": 2, "device": "cuda"},
+            "accelerate launch --multi_gpu --num_processes 16 --num_machines 2",
+        ),
+        ("python train.py", {"world_size": 2}, "python train.py"),
+    ],
+)
+def test_command_starts_as_many_processes(command: str, hardware: dict[str, object], shown: str) -> None:
+    """The command of a run in several processes begins with the launcher; one that is not ours is left as it is."""
+    card = render_card(changed(record() | {"command": command}, hardware=hardware))
+    program = "" if shown == command else f" -m hf_transfer{command.removeprefix('hf-transfer')}"
+    assert f"```bash\n{shown}{program}\n```" in card
+
+
 def test_many_classes() -> None:
     """Above 50 classes the tables show the ten worst and best, and the spread of the counts."""
     labels = tuple(f"class {i}" for i in range(60))
