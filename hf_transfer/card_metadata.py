@@ -35,6 +35,8 @@ _TEXTS = (
     "base_model_relation",
     "model_name",
 )
+INHERITED_LICENSE = re.compile(r"^<!-- The licence is that of the base model: (\S+) -->\n", re.MULTILINE)
+"""The mark in a card that tells an inherited licence from one that a user gave."""
 _OF_THE_RUN = (
     "library_name",
     "pipeline_tag",
@@ -103,11 +105,20 @@ def _probe_file(record: Mapping[str, Any]) -> bool:
 
 
 def initial_weights(record: Mapping[str, Any]) -> str | None:
-    """Where training started: "pretrained" or "random"; None for a run without a plan, which does not say."""
+    """Where training started: "pretrained" or "random"; None where it is not known.
+
+    That is so for a run without a plan, which does not say, and where nothing tells that weights were loaded.
+    """
     if record["base_model"].get("random_weights"):
         return "random"
     plan = record["training"]["plan"]
-    return None if plan is None else str(plan["plan"]["init"])
+    init = None if plan is None else str(plan["plan"]["init"])
+    return None if init == "pretrained" and not origin_is_known(record) else init
+
+
+def origin_is_known(record: Mapping[str, Any]) -> bool:
+    """Whether the record tells where the weights came from that the run was given."""
+    return record["base_model"]["id"] is not None
 
 
 def hub_base(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -125,8 +136,8 @@ def merge_metadata(ours: str, existing_card: str, keep_license: bool) -> str:
     Args:
         ours: YAML of the new metadata.
         existing_card: The whole card that will be replaced.
-        keep_license: The licence in the existing card wins, if both cards name the same base model: another base
-            model's licence would be wrong, and the card does not say whether a user wrote it.
+        keep_license: The licence in the existing card wins if a user gave it. One that was inherited from the base
+            model stays only where ours has none and both cards name the same base model.
 
     Returns:
         YAML. A user's tags are kept beside ours; results, metrics, base model, data sets, library and task are ours
@@ -138,7 +149,9 @@ def merge_metadata(ours: str, existing_card: str, keep_license: bool) -> str:
         return ours
     merged = dict(yaml.safe_load(ours))
     before = dict(merged)
-    keep_license = keep_license and merged.get("base_model") == theirs.get("base_model")
+    same_base = merged.get("base_model") == theirs.get("base_model")
+    inherited = users_license(existing_card) is None
+    keep_license = keep_license and (("license" not in merged and same_base) if inherited else True)
     if isinstance(theirs.get("widget"), list):
         # Images that an earlier publication made are not there any more if this one does not make them.
         theirs["widget"] = [example for example in theirs["widget"] if WIDGET_IMAGES not in str(example)]
@@ -151,6 +164,16 @@ def merge_metadata(ours: str, existing_card: str, keep_license: bool) -> str:
         elif (key == "license" and keep_license) or key not in (*_OF_THE_RUN, "license", *before):
             merged[key] = value
     return ours if merged == before else yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)
+
+
+def users_license(card_text: str) -> str | None:
+    """The licence of a card, unless it was inherited from a base model, which the mark in the card's text tells."""
+    try:
+        stated = _parsed(card_text).get("license")
+    except ArgumentError:
+        return None
+    mark = INHERITED_LICENSE.search(card_text)
+    return stated if isinstance(stated, str) and (mark is None or mark.group(1) != stated) else None
 
 
 def hub_dataset(record: Mapping[str, Any]) -> str | None:
@@ -206,10 +229,15 @@ def check_license(license: str) -> None:
 
 
 def _license(record: Mapping[str, Any], license: str | None) -> str | None:
-    """The given licence, else the base model's: it covers what was made from its weights, not weights drawn anew."""
+    """The given licence, else the base model's."""
     if license is not None:
         check_license(license)
         return license
+    return inherited_license(record)
+
+
+def inherited_license(record: Mapping[str, Any]) -> str | None:
+    """The base model's licence, where the model was made from its weights."""
     inherited = record["base_model"].get("license")
     if initial_weights(record) == "random" or not isinstance(inherited, str):
         return None

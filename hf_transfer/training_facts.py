@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from hf_transfer.data import Preprocessing
-from hf_transfer.models import base_model_of, label_names_of
+from hf_transfer.models import label_names_of
+from hf_transfer.origins import base_model_of
 from hf_transfer.run_record import RunRecord, collect_hardware, collect_versions
 
 
@@ -14,6 +15,7 @@ def training_facts(trainer: Any) -> dict[str, Any]:
     if getattr(trainer, "solution", None) is not None:
         return _facts_of_solved_head(trainer)
     args, plan = trainer.args, getattr(trainer, "resolved_plan", None)
+    plan = None if plan is None else plan.ended_at(trainer.state.global_step)
     optimizer: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     logs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     best = trainer.state.best_global_step if args.load_best_model_at_end else None
@@ -40,9 +42,32 @@ def training_facts(trainer: Any) -> dict[str, Any]:
                 plan.parameter_counts.values() if plan else (p.numel() for p in trainer.model.parameters())
             ),
         }
+        | ({} if plan else _rates(trainer, optimizer))
         | _computed_once(trainer)
         | ({"learning_rate_range": tests} if tests else {})
     )
+
+
+def _rates(trainer: Any, optimizer: Any) -> dict[str, Any]:
+    """Of a run without a plan: rates and decay of the optimizer's groups before the schedule, and the schedule.
+
+    Only schedulers note the rates that they begin with; without one the rate is that of all steps.
+    """
+    groups = [
+        {
+            "initial_lr": group.get("initial_lr"),
+            "weight_decay": group.get("weight_decay"),
+            "parameters": sum(parameter.numel() for parameter in group["params"]),
+        }
+        for group in optimizer.param_groups
+    ]
+    facts: dict[str, Any] = {"optimizer_groups": groups}
+    scheduler = getattr(trainer.lr_scheduler, "scheduler", trainer.lr_scheduler)
+    if trainer._created_lr_scheduler:
+        args = trainer.args
+        kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+        return facts | {"lr_scheduler_type": kind, "warmup_steps": args.get_warmup_steps(trainer.state.max_steps)}
+    return facts | {"lr_scheduler_type": type(scheduler).__name__}  # it was given, and says no more
 
 
 def _computed_once(trainer: Any) -> dict[str, Any]:

@@ -17,8 +17,8 @@ import hf_transfer as ht
 from hf_transfer.card import render_card
 from hf_transfer.training_facts import bare_record
 from tests import tiny
+from tests.card_records import section, tables_in
 from tests.labelled_images import labelled_images, processor
-from tests.test_card import section, tables_in
 from tests.training import RandomImages, arguments
 
 MODELS = {

@@ -212,3 +212,14 @@ def test_columns_are_removed_by_a_method_that_takes_a_description() -> None:
             ["dataset", "description"],
             ["data_collator", "description"],
         )
+
+
+def test_parameters_tell_that_they_were_loaded(tmp_path: Path) -> None:
+    """from_pretrained marks the parameters that it loaded, our evidence of pretrained weights; a model that was
+    built from the same configuration, with the checkpoint's name in it, has no such mark."""
+    tiny.vit().save_pretrained(tmp_path)
+    loaded = type(tiny.vit()).from_pretrained(tmp_path)
+    built = type(loaded)(loaded.config)
+    assert loaded.config._name_or_path == built.config._name_or_path == str(tmp_path)
+    assert all(getattr(parameter, "_is_hf_initialized", False) for parameter in loaded.parameters())
+    assert not any(getattr(parameter, "_is_hf_initialized", False) for parameter in built.parameters())

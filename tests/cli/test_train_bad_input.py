@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from hf_transfer.hub.staging import is_allowed
 from hf_transfer.run_record import RunRecord
 from tests.checkpoints import save_vit
 from tests.quick_train import LABELS, train, write_photos
@@ -53,7 +55,8 @@ def test_odd_images_are_trained_on(vit: Path, images: Path, tmp_path: Path) -> N
 def test_unreadable_image_is_skipped_counted_and_listed(
     vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Above 1 % unreadable images are an error; with --skip_bad_images they are left out and listed in run.json."""
+    """Above 1 % unreadable images are an error; with --skip_bad_images they are left out and counted. Their
+    names, which can tell of people, are in a file beside the results, and in none that is published."""
     photos = tmp_path / "photos"
     shutil.copytree(images, photos)
     (photos / "train" / "ant" / "broken.png").write_bytes(b"no image")
@@ -61,8 +64,14 @@ def test_unreadable_image_is_skipped_counted_and_listed(
     assert "--skip_bad_images" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert train(vit, photos, tmp_path / "run", "--recipe", "linear_probe", "--skip_bad_images") == 0
-    skipped = RunRecord.load(tmp_path / "run" / "run.json").data["skipped"]
-    assert [entry["name"] for entry in skipped] == ["train/ant/broken.png"]
+    run = tmp_path / "run"
+    (entry,) = RunRecord.load(run / "run.json").data["skipped"]
+    assert (entry["split"], entry["images"]) == ("train", 1) and "no image" in entry["reason"]
+    assert "broken.png" in capsys.readouterr().out
+    (listed,) = json.loads((run / "skipped_images.json").read_text())
+    assert listed["name"] == "train/ant/broken.png"
+    told = {path.name for path in run.rglob("*") if path.is_file() and b"broken.png" in path.read_bytes()}
+    assert told == {"skipped_images.json"} and not any(map(is_allowed, told))
 
 
 def _one_class(photos: Path) -> None:
