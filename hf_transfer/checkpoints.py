@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from transformers.trainer_callback import TrainerState
@@ -36,12 +37,17 @@ def last_complete(folder: str | Path | None) -> Path | None:
     Folders without it, left by a program that was killed while it copied or
     wrote them, are passed over with a warning.
     """
+    return next(complete_checkpoints(folder), None)
+
+
+def complete_checkpoints(folder: str | Path | None) -> Iterator[Path]:
+    """The checkpoints that `last_complete` chooses from, the highest step first."""
     recover(Path(folder or "."))
     for _, path in sorted(checkpoint_steps(folder).items(), reverse=True):
         if (path / TRAINER_STATE).is_file():
-            return path
-        logger.warning("%s is incomplete (it has no %s) and is passed over.", path, TRAINER_STATE)
-    return None
+            yield path
+        else:
+            logger.warning("%s is incomplete (it has no %s) and is passed over.", path, TRAINER_STATE)
 
 
 def recover(run_folder: Path) -> None:

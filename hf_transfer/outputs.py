@@ -45,6 +45,8 @@ _RUN_PATTERNS = (
     "probe.json",
     "probe.safetensors",
     "figures",
+    "verification",
+    "earlier_run",
     "checkpoint-*",
 )
 # Weights, and twice as much for the state of Adam.

@@ -166,7 +166,7 @@ class LinearProbeTrainer(TransferTrainer):
             )
         if self._measures_rates:
             logger.info("A solved head has no learning rate: there is nothing to measure for learning_rate auto.")
-        started = time.time()
+        started = self.training_began = time.time()
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)  # type: ignore[has-type]
         set_memory_format(model, getattr(self.args, "memory_format", "default"))
         self.solution = solve_head(

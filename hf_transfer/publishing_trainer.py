@@ -10,8 +10,10 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 
 from hf_transfer.card import CARD_NAME, write_card
-from hf_transfer.errors import ArgumentError
+from hf_transfer.earlier_run import RECORD, set_aside
+from hf_transfer.errors import ArgumentError, TransferError
 from hf_transfer.hub import Publication, TrainingPush
+from hf_transfer.hub.samples import write_samples
 from hf_transfer.run_record import RunRecord
 from hf_transfer.training_facts import bare_record
 
@@ -29,6 +31,8 @@ class PublishingTrainer(Trainer):
     args: TrainingArguments
     hub_model_id: str | None
     training_push: TrainingPush | None = None
+    training_began: float | None = None
+    """When `train` was called last, in seconds since the epoch."""
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Check login, rights and visibility before training, and make the repository if it is not there.
@@ -95,7 +99,32 @@ class PublishingTrainer(Trainer):
         assert self.training_push is not None
         folder = Path(self.args.output_dir or ".")
         self.write_missing_card(folder)
+        write_samples(self, folder)
         return self.training_push.publish(folder, commit_message or "End of training", **options)
+
+    def save_metrics(self, split: str, metrics: dict[str, float], combined: bool = True) -> None:
+        """Save metrics as Trainer does; of an earlier run in the same folder, none are combined with them."""
+        self._set_aside_earlier_run()
+        super().save_metrics(split, metrics, combined)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save as Trainer does; what an earlier run left in the folder is not taken for this one's from then on."""
+        folder = Path(self.args.output_dir or ".")
+        replaces = Path(output_dir or folder) == folder and self._set_aside_earlier_run()
+        super()._save(output_dir, state_dict)
+        if not (replaces and (folder / RECORD).is_file()):
+            return
+        try:
+            self.write_missing_card(folder)
+        except TransferError as error:
+            logger.warning("%s stays as it is: %s", folder / RECORD, error)
+
+    def _set_aside_earlier_run(self) -> bool:
+        """Move an earlier run's results aside, where there was a training since; whether there was one."""
+        if self.training_began is None or not self.is_world_process_zero():
+            return False
+        set_aside(Path(self.args.output_dir or "."), self.training_began)
+        return True
 
     def write_missing_card(self, folder: Path) -> None:
         """Write record and card: what the trainer knows, and nothing else.
@@ -103,7 +132,7 @@ class PublishingTrainer(Trainer):
         A record of this very training is left alone, for it may know more; one of another training is replaced, with
         its card but for what the user wrote there. So is a card without a record left alone, which is the user's.
         """
-        path = folder / "run.json"
+        path = folder / RECORD
         if path.is_file():
             if self._tells_of_this_training(path):
                 return
@@ -126,8 +155,6 @@ class PublishingTrainer(Trainer):
         strategy = HubStrategy(self.args.hub_strategy)
         if not self.is_world_process_zero() or strategy == HubStrategy.END or self.training_push is None:
             return
-        if self.training_push.is_running and not self.args.hub_always_push:
-            return
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         place = {
             HubStrategy.CHECKPOINT: "last-checkpoint",
@@ -135,16 +162,27 @@ class PublishingTrainer(Trainer):
         }.get(strategy)
         steps = self.args.save_strategy == SaveStrategy.STEPS
         where = f"step {self.state.global_step}" if steps else f"epoch {int(self.state.epoch or 0)}"
-        self.training_push.checkpoint(Path(checkpoint_folder), f"Training in progress, {where}", place)
+        always = self.args.hub_always_push
+        self.training_push.checkpoint(Path(checkpoint_folder), f"Training in progress, {where}", place, always)
 
-    def _finish_current_push(self) -> None:
-        """Wait for a push in the background; its failure is made up for by `push_to_hub`, so the run does not end."""
+    def _finish_current_push(self, make_up: bool = True) -> None:
+        """Wait for a push in the background, and send what failed; if that fails, too, the run does not end.
+
+        Args:
+            make_up: False only tells what failed, as after an interrupt, when there may be little time.
+        """
         if self.training_push is None:
             return
-        if failures := self.training_push.finish():
-            logger.warning(
-                "%d pushes during training failed, and the repository may lack the last weights: push_to_hub() or "
-                "`hf-transfer publish` sends them. %s",
-                len(failures),
-                " | ".join(failures),
+        failures = self.training_push.finish()
+        missing = self.training_push.make_up() if make_up else ()
+        if not failures and not missing:
+            return
+        if missing or not make_up:
+            still = f"Still missing on the Hub: {'; '.join(missing)}. " if missing else ""
+            rest = (
+                f"{still}The repository may lack the last weights: push_to_hub() sends what is missing, "
+                "`hf-transfer publish` the model."
             )
+        else:
+            rest = "All was made up for now."
+        logger.warning("%d pushes during training failed. %s %s", len(failures), rest, " | ".join(failures))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,7 @@ class TransferTrainer(
             InterruptedTrainingError: A signal stopped the run.
             PlanError: The checkpoint is of another plan, model or set of training data.
         """
+        self.training_began = time.time()
         checkpoint = self.find_checkpoint(resume_from_checkpoint)
         if self.plan is None:
             return super().train(checkpoint, trial, ignore_keys_for_eval)
@@ -159,7 +161,9 @@ class TransferTrainer(
                 return super().train(checkpoint, trial, ignore_keys_for_eval)
         finally:
             self.is_in_train = False
-            self._finish_current_push()  # also after an interrupt: nobody else would tell of a push that failed
+            self._finish_current_push(
+                make_up=False
+            )  # also after an interrupt: nobody else would tell of a push that failed
             if self._phase_callback is not None:
                 self._phase_callback.restore()
 

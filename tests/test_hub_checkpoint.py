@@ -73,7 +73,7 @@ def test_what_a_checkpoint_needs_beside_its_state(tmp_path: Path) -> None:
 
 def test_without_a_checkpoint(hub: HubServer, tmp_path: Path) -> None:
     """A run without a complete checkpoint is told so, and nothing is sent; the command to try again says the same."""
-    with pytest.raises(PublishError, match="no complete checkpoint") as caught:
+    with pytest.raises(PublishError, match="no complete checkpoint of this run") as caught:
         ht.publish(finished_run(tmp_path / "run"), "pets", include_checkpoint=True)
     assert hub.writes() == [] and str(caught.value).endswith("run pets --include_checkpoint")
 

@@ -120,13 +120,6 @@ def test_publishing_twice_opens_no_second_pull_request(hub: HubServer, tmp_path:
     assert number() == 4
 
 
-def test_visibility_is_told_as_it_is(hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--public into a repository that is private already does not make it public, and does not say so."""
-    hub.repositories["someone/pets"] = Repository("someone/pets", private=True)
-    assert main(["publish", str(finished_run(tmp_path / "run")), "pets", "--public", "--no_verify"]) == 0
-    assert "someone/pets (private)" in capsys.readouterr().out and hub.repositories["someone/pets"].private
-
-
 @pytest.mark.parametrize("timm", [False, True], ids=["transformers", "timm"])
 def test_card_pins_what_was_published(hub: HubServer, tmp_path: Path, timm: bool) -> None:
     """The examples of the card pin a tag that is on the commit; other content has another tag, and the old one stays;

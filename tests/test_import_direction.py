@@ -25,8 +25,8 @@ _LINES = (
     "run_record probe_file head_solving card_metadata card_tables card_training card hub",
     "training_args training_facts phases solved_phase schedules micro_batches replicas phase_callback early_stopping",
     "interrupts data_identity run_state resuming progress exact_evaluation exact_loss finite_loss",
-    "checkpoint_trainer caching_trainer resuming_trainer trial_steps range_test_trainer publishing_trainer trainer",
-    "probe_trainer diagnosis outputs",
+    "checkpoint_trainer caching_trainer resuming_trainer trial_steps range_test_trainer earlier_run",
+    "publishing_trainer trainer probe_trainer diagnosis outputs",
     "doctor demo cli __main__",
 )
 ORDER = [name for line in _LINES for name in line.split()]

@@ -205,7 +205,8 @@ def test_train_command_checks_before_it_loads(
 def test_train_command_publishes_and_verifies(
     hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The main job with --push_to_hub: pushed after each epoch, published with card and figures, loaded back."""
+    """The main job with --push_to_hub: pushed after each epoch, published with card and figures, loaded back, with the
+    trainer's own logits for a few evaluation images, which stay here. `publish` compares with them, too."""
     for split, count in (("train", 4), ("validation", 2)):
         write_classes(tmp_path / "photos" / split, dict.fromkeys(("ant", "bee"), count), seed=count)
     model, out = save_timm_resnet(tmp_path / "tiny"), tmp_path / "out"
@@ -213,9 +214,19 @@ def test_train_command_publishes_and_verifies(
     flags += ["--num_train_epochs", "1", "--recipe", "linear_probe", "--solver", "none"]
     flags += ["--push_to_hub", "--hub_model_id", REPOSITORY]
     assert main(["train", *flags]) == 0, capsys.readouterr().err
-    assert "Verified in a fresh process" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Verified in a fresh process" in said and "on 4 evaluation images" in said
     figures = {f"figures/{name}.png" for name in ("confusion_matrix", "layer_plan", "learning_curves")}
     results = {"train_results.json", "eval_results.json", "all_results.json", "README.md", "run.json"}
     assert set(hub.repositories[REPOSITORY].files()) == MODEL | figures | results
     assert str(tmp_path).encode() not in hub.received and TOKEN.encode() not in hub.received
     assert (out / "README.md").is_file() and not (out / "training_args.bin").exists()
+    assert {path.name for path in (out / "verification").iterdir()} == {
+        "samples.json",
+        *(f"{n}.png" for n in range(4)),
+    }
+    config = json.loads((out / "config.json").read_text())
+    config["pretrained_cfg"]["mean"] = [0.1, 0.1, 0.1]
+    (out / "config.json").write_text(json.dumps(config))
+    assert main(["publish", str(out), REPOSITORY]) == 1
+    assert "from the trainer's on the 4 evaluation images" in capsys.readouterr().err

@@ -97,10 +97,9 @@ def report(terminal: Terminal, made: Publication) -> None:
     if found is None:
         terminal.text("Not verified.")
         return
-    by_timm = "" if found.timm_difference is None else f", by timm {found.timm_difference:.1e}"
     terminal.text(
-        f"Verified in a fresh process: loaded from the Hub, largest difference of logits {found.difference:.1e}"
-        f"{by_timm}; the card holds {found.results} results."
+        f"Verified in a fresh process, loaded from the Hub: {found.description()}; the card holds {found.results} "
+        "results."
     )
 
 

@@ -30,6 +30,7 @@ from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import make_compute_metrics
 from hf_transfer.evaluation.calibration import measure_calibration
 from hf_transfer.hub import PROBE_IS_NOT_PUBLISHED, check_target
+from hf_transfer.hub.samples import write_samples
 from hf_transfer.hub.scan import check_names
 from hf_transfer.models import LoadedModel, check_trainable
 from hf_transfer.outputs import SKIPPED_FILE, RunFolder, SplitResult, write_results
@@ -238,6 +239,8 @@ def _train_and_write(
             diagnosis=diagnosis,
         )
         write_results(folder, record, results, data.skipped)
+        if not is_probe(folder):
+            write_samples(trainer, folder)
     terminal.results([result.report for result in results])
     if data.skipped:
         terminal.text(f"{SKIPPED_FILE} names the images that were left out; it is not published.")

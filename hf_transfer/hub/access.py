@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from hf_transfer.errors import ArgumentError, PublishError
 from hf_transfer.hub.retrying import TRANSIENT, UploadError, retried, status_of
+from hf_transfer.hub.rights import LOG_IN, check_may_create, check_rights
 from hf_transfer.repo_ids import is_repo_id
 
+logger = logging.getLogger(__name__)
+
 _ALWAYS_THERE = (".gitattributes",)
-_LOG_IN = "Log in by `hf auth login` with a token that may write, or set HF_TOKEN in the environment"
 
 
 @dataclass(frozen=True)
@@ -50,16 +53,47 @@ def check_target(repo_id: str, private: bool = True, api: HfApi | None = None) -
     if not is_repo_id(repo_id):
         raise ArgumentError(f"The repository must be an id on the Hub such as owner/name, found {repo_id!r}.")
     if get_token() is None:
-        raise PublishError(f"No login for the Hub was found. {_LOG_IN}.")
+        raise PublishError(f"No login for the Hub was found. {LOG_IN}.")
     api = api or HfApi()
     try:
         who = retried(lambda: api.whoami(), "asking who is logged in")
         owner, _, name = repo_id.rpartition("/")
         repo_id = f"{owner or who['name']}/{name}"
-        _check_rights(who, repo_id.split("/")[0])
-        return _look_at(api, repo_id, private, str(who["name"]))
+        rights = check_rights(who, repo_id)
+        target = look_at(api, repo_id, private, str(who["name"]))
+        if not target.exists:
+            check_may_create(rights, who, repo_id)
+        return target
     except TRANSIENT as error:
         raise explained(error, repo_id) from error
+
+
+def look_again(api: HfApi, made: Target, private: bool) -> Target:
+    """A repository that was just made, as it is: the Hub's rules, or somebody else, may have made another one.
+
+    Args:
+        api: Client.
+        made: As it was before it was made.
+        private: The visibility that was wanted.
+
+    Raises:
+        PublishError: It is public although a private one is wanted.
+    """
+    try:
+        found = look_at(api, made.repo_id, private, made.user)
+    except TRANSIENT as error:
+        raise explained(error, made.repo_id) from error
+    return found if found.exists else replace(made, exists=True)
+
+
+def warn_of_visibility(target: Target, private: bool) -> None:
+    """Say that a repository is private although a public one is wanted."""
+    if target.exists and target.private and not private:
+        logger.warning(
+            "%s is private and stays so, although a public repository was asked for. Make it public in its settings "
+            "on the Hub.",
+            target.repo_id,
+        )
 
 
 def explained(error: Exception, repo_id: str) -> PublishError:
@@ -70,9 +104,9 @@ def explained(error: Exception, repo_id: str) -> PublishError:
             f"The repository {repo_id} is not there, or was deleted meanwhile, or this login may not see it."
         )
     if status == 401 or isinstance(error, PermissionError):
-        return PublishError(f"The Hub does not accept the token: it is wrong, expired or revoked. {_LOG_IN}.")
+        return PublishError(f"The Hub does not accept the token: it is wrong, expired or revoked. {LOG_IN}.")
     if status == 403:
-        return PublishError(f"The token may not write to {repo_id}. {_LOG_IN}.")
+        return PublishError(f"The token may not write to {repo_id}. {LOG_IN}.")
     text = _without_token(error)
     if isinstance(error, UploadError):
         return PublishError(f"The upload to {repo_id} failed: {text}.")
@@ -90,19 +124,7 @@ def _without_token(error: Exception) -> str:
     return (text.replace(token, "TOKEN") if token else text)[:300].rstrip(".") or type(error).__name__
 
 
-def _check_rights(who: dict, owner: str) -> None:  # type: ignore[type-arg]
-    role = who.get("auth", {}).get("accessToken", {}).get("role")
-    if role == "read":
-        raise PublishError(f"The token of {who['name']} may only read. {_LOG_IN}.")
-    organisations = [organisation["name"] for organisation in who.get("orgs", [])]
-    if owner not in (who["name"], *organisations):
-        raise PublishError(
-            f"{who['name']} has no right to publish under {owner!r}. Choose one of: "
-            f"{', '.join([who['name'], *organisations])}."
-        )
-
-
-def _look_at(api: HfApi, repo_id: str, private: bool, user: str) -> Target:
+def look_at(api: HfApi, repo_id: str, private: bool, user: str) -> Target:
     try:
         info = retried(lambda: api.model_info(repo_id), f"looking at {repo_id}")
     except RepositoryNotFoundError:

@@ -12,7 +12,9 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from hf_transfer.errors import ArgumentError, PublishError, TransferError
-from hf_transfer.hub.access import Target, check_target, unforeseen
+from hf_transfer.hub.access import Target, check_target, look_again, unforeseen, warn_of_visibility
+from hf_transfer.hub.samples import FOLDER as SAMPLES
+from hf_transfer.hub.samples import INDEX
 from hf_transfer.hub.scan import scan
 from hf_transfer.hub.staging import Contents, Staged, is_ours, refuse_probe, stage
 from hf_transfer.hub.upload import Upload, is_there, make_repository, published_card, send, set_tag
@@ -81,7 +83,8 @@ def publish(
             private stays so.
         create_pr: By pull request. None does so for a repository that holds something already.
         dry_run: Check and stage everything, send nothing.
-        verify: Load the published model in a fresh process without hf_transfer, and compare logits.
+        verify: Load the published model in a fresh process without hf_transfer, and compare logits: with the folder's
+            model on made images, and with the trainer's own on the evaluation images that the run keeps, if any.
         license: The Hub's identifier of the licence; None keeps the card's, else takes the base model's.
         limitations: Markdown for the card's section of that name.
         include_examples: Also publish what shows images of the data or their names: the figure of the worst mistakes,
@@ -125,12 +128,14 @@ def publish(
             if dry_run:
                 return Publication(target.repo_id, target.private, staged.files, tag=tag)
             if not target.exists:
-                make_repository(api, target.repo_id, private)
+                target = _made(api, target, private)
+            warn_of_visibility(target, private)
             sending = True
             commit = send(api, target.repo_id, upload, branch, create_pr, target.user)
             if tag is not None:
                 set_tag(api, target.repo_id, upload, tag, commit.revision)
-            found = _verified(target, commit.revision, staged.folder, api.endpoint) if verify else None
+            samples = folder / SAMPLES if (folder / SAMPLES / INDEX).is_file() else None
+            found = _verified(target, commit.revision, staged.folder, api.endpoint, samples) if verify else None
     except PublishError as error:
         raise PublishError(f"{error} {_advice(folder, repo_id, private, asked_pr, contents)}") from error
     except Exception as error:
@@ -152,6 +157,14 @@ def publish(
         found,
         tag,
     )
+
+
+def _made(api: HfApi, target: Target, private: bool) -> Target:
+    make_repository(api, target.repo_id, private)
+    made = look_again(api, target, private)
+    if made.files:
+        raise PublishError(f"{made.repo_id} was made and filled by somebody else at the same time; nothing was sent.")
+    return made
 
 
 def _settle_pull_request(
@@ -187,9 +200,9 @@ def _advice(folder: Path, repo_id: str, private: bool, create_pr: bool | None, c
     return f"The files in {folder} are whole; to try again: {command}"
 
 
-def _verified(target: Target, revision: str, staged: Path, endpoint: str) -> Verification:
+def _verified(target: Target, revision: str, staged: Path, endpoint: str, samples: Path | None) -> Verification:
     try:
-        return verify(target.repo_id, revision, staged, endpoint)
+        return verify(target.repo_id, revision, staged, endpoint, samples)
     except TransferError:
         raise
     except OSError as error:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import unquote
 
 from huggingface_hub import HfApi
 
 from hf_transfer.card import CARD_NAME, PublishedFacts, adopt_edits, validate_metadata, write_card
 from hf_transfer.card_metadata import WIDGET_IMAGES
-from hf_transfer.checkpoints import checkpoint_steps, last_complete
+from hf_transfer.checkpoints import TRAINER_STATE, checkpoint_steps, complete_checkpoints
 from hf_transfer.errors import OutputError, PublishError
 from hf_transfer.hub.extras import EVAL_RESULTS, stage_widget_images, write_eval_results
 from hf_transfer.portable_checkpoints import STATE_FILES, pack
@@ -257,11 +259,11 @@ def stage_checkpoint(folder: Path, target: Path) -> tuple[int, list[str]]:
     Raises:
         PublishError: There is no checkpoint that can be resumed.
     """
-    last = last_complete(folder)
+    last = next((path for path in complete_checkpoints(folder) if _is_of_run(path, folder / "run.json")), None)
     if last is None:
         raise PublishError(
-            f"{folder} holds no complete checkpoint to include. Publish without include_checkpoint, or train with "
-            "--save_strategy epoch."
+            f"{folder} holds no complete checkpoint of this run to include. Publish without include_checkpoint, or "
+            "train with --save_strategy epoch."
         )
     step = next(number for number, path in checkpoint_steps(folder).items() if path == last)
     names = [name for name in allowed_files(last) if name != CARD_NAME and "/" not in name]
@@ -272,6 +274,22 @@ def stage_checkpoint(folder: Path, target: Path) -> tuple[int, list[str]]:
         _copy(folder, target, [_DIAGNOSIS])
         names.append(_DIAGNOSIS)
     return step, [*names, *pack(last, target)]
+
+
+def _is_of_run(checkpoint: Path, record: Path) -> bool:
+    """Whether a checkpoint is of the run of a record: what was logged before it is in the record, too."""
+    if not record.is_file():
+        return True
+    state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+    run = RunRecord.load(record)
+    losses, of_run = _losses(state.get("log_history", [])), _losses(run.log_history)
+    return state.get("global_step", 0) <= run.training.get("steps", math.inf) and losses.items() <= of_run.items()
+
+
+def _losses(log: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+    """Logged losses by step; those that are not finite have another form in a record."""
+    logged = ((entry.get("step"), entry.get("loss")) for entry in log)
+    return {step: loss for step, loss in logged if step is not None and loss is not None and math.isfinite(loss)}
 
 
 def _write_card(

@@ -1,6 +1,7 @@
 """Runs by itself in a fresh process, without hf_transfer: load what was published, and compare it with the folder.
 
-Reads one JSON object from stdin: "repo_id", "revision", "folder". Prints one JSON object as its last line.
+Reads one JSON object from stdin: "repo_id", "revision", "folder", and "samples" where there are any. Prints one JSON
+object as its last line.
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ def main() -> None:
     sys.modules["hf_transfer"] = None  # type: ignore[assignment]  # whoever downloads the model has no hf_transfer
     wanted = json.load(sys.stdin)
     try:
-        found = compare(wanted["repo_id"], wanted["revision"], wanted["folder"])
+        found = compare(wanted["repo_id"], wanted["revision"], wanted["folder"], wanted.get("samples"))
     except Exception as error:
         found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"}
     sys.stdout.write("\n" + json.dumps(found) + "\n")
 
 
-def compare(repo_id: str, revision: str, folder: str) -> dict[str, Any]:
-    """Load the model from both places, and compare logits and labels on made images.
+def compare(repo_id: str, revision: str, folder: str, samples: str | None = None) -> dict[str, Any]:
+    """Load the model from both places, and compare logits and labels on made images; and with stored logits.
 
     Returns:
         "difference" (largest of all logits, relative to the largest logit), "labels_agree", "results" (how many the
-        card holds), and "timm_difference" where timm loads the model, too.
+        card holds), "timm_difference" where timm loads the model, too, and with samples "samples" (how many),
+        "sample_difference" and its "tolerance".
     """
     import torch
     from huggingface_hub import ModelCard, hf_hub_download
@@ -54,7 +56,34 @@ def compare(repo_id: str, revision: str, folder: str) -> dict[str, Any]:
     }
     if published.model.config.model_type == "timm_wrapper":
         found["timm_difference"] = relative(timm_logits(repo_id, revision, images, published), outputs[1])
+    if samples is not None:
+        found |= compare_samples(samples, published)
     return found
+
+
+def compare_samples(folder: str, published: Any) -> dict[str, Any]:
+    """Compare the published model with the logits that the trainer had for a few evaluation images."""
+    import torch
+    from PIL import Image
+    from safetensors.torch import load_file
+
+    with open(f"{folder}/samples.json", encoding="utf-8") as file:  # noqa: PTH123
+        stored = json.load(file)
+    if "images" in stored:
+        images = [Image.open(f"{folder}/{name}") for name in stored["images"]]
+        inputs = dict(published.image_processor(images, return_tensors="pt"))
+    else:
+        inputs = load_file(f"{folder}/{stored['inputs']}")
+    with torch.inference_mode():
+        logits = published.model.float()(**inputs).logits
+    expected = torch.tensor(stored["logits"])
+    if logits.shape != expected.shape:
+        raise ValueError(f"expected logits of shape {tuple(expected.shape)}, found {tuple(logits.shape)}")
+    return {
+        "samples": len(expected),
+        "sample_difference": relative(logits, expected),
+        "tolerance": stored["tolerance"],
+    }
 
 
 def timm_logits(repo_id: str, revision: str, images: Any, published: Any) -> Any:

@@ -12,12 +12,23 @@ _counter = itertools.count(1)
 
 @dataclass
 class Token:
-    """An access token: whose, with which right ("read", "write"), in which organisations, for how many requests."""
+    """An access token: whose, with which right ("read", "write", "fineGrained"), in which organisations, for how many
+    requests. A fine-grained one has permissions by (type, name): ("user", "someone"), ("org", "lab"),
+    ("model", "someone/pets"); None leaves the details out of `whoami`, and may write everywhere."""
 
     user: str
     role: str = "write"
     organisations: tuple[str, ...] = ()
     requests_left: int | None = None
+    scoped: Mapping[tuple[str, str], tuple[str, ...]] | None = None
+
+    def may_write(self, owner: str, name: str | None = None) -> bool:
+        """Whether it may write to a repository; without a name: make any of an owner."""
+        if self.role != "fineGrained" or self.scoped is None:
+            return self.role != "read" and owner in (self.user, *self.organisations)
+        places = [("user", owner), ("org", owner), ("resource-group", owner)]
+        places += [("model", f"{owner}/{name}")] if name else []
+        return any("repo.write" in self.scoped.get(place, ()) for place in places)
 
 
 @dataclass(frozen=True)

@@ -107,10 +107,10 @@ def _repository(hub: HubServer, request: Request, owner: str, name: str, write: 
     if repository is not None and not repository.private and not write:
         return repository
     token = _token(hub, request)
-    mine = owner == token.user or owner in token.organisations
+    mine = owner == token.user or owner in token.organisations or token.may_write(owner, name)
     if repository is None or (repository.private and not mine):
         raise HttpError(404, "Repository not found", "RepoNotFound")
-    if write and (token.role == "read" or not mine):
+    if write and not token.may_write(owner, name):
         raise HttpError(403, "Forbidden: this token has no right to write to this repository")
     return repository
 
@@ -124,7 +124,11 @@ def _oid(repository: Repository, revision: str) -> str:
 
 def _whoami(token: Token) -> Answer:
     organisations = [{"name": name, "type": "org", "roleInOrg": "write"} for name in token.organisations]
-    access = {"displayName": "test", "role": token.role}
+    access: dict[str, Any] = {"displayName": "test", "role": token.role}
+    if token.scoped is not None:
+        entities = [({"_id": "0", "type": kind, "name": name}, has) for (kind, name), has in token.scoped.items()]
+        scoped = [{"entity": entity, "permissions": list(has)} for entity, has in entities]
+        access["fineGrained"] = {"canReadGatedRepos": False, "global": [], "scoped": scoped}
     user = {"type": "user", "name": token.user, "fullname": token.user, "orgs": organisations}
     return Answer(200, user | {"auth": {"type": "access_token", "accessToken": access}})
 
@@ -145,7 +149,7 @@ def _validate(request: Request) -> Answer:
 def _create(hub: HubServer, request: Request) -> Answer:
     token, wanted = _token(hub, request), request.json()
     owner = wanted.get("organization") or token.user
-    if token.role == "read" or (owner != token.user and owner not in token.organisations):
+    if not token.may_write(owner):
         raise HttpError(403, f'You don\'t have the rights to create a model under the namespace "{owner}"')
     repo_id = f"{owner}/{wanted['name']}"
     url = f"{hub.url}/{repo_id}"

@@ -23,6 +23,7 @@ class HubServer:
         repositories: By id.
         faults: Tried in order, for each request.
         requests: Method and path of every request, in order.
+        verified: Revisions that a publication was verified at, in order, where the test asks one process for that.
         received: Every byte of every request but its `Authorization` header, in which the token must be.
     """
 
@@ -32,6 +33,7 @@ class HubServer:
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
         self.received = bytearray()
+        self.verified: list[str] = []
         self.lock = threading.RLock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._http.daemon_threads = True

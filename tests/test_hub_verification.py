@@ -1,0 +1,161 @@
+"""Verification after the commit: a fresh process finds out when what the Hub serves is another model."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+from torch.utils.data import IterableDataset
+from transformers import ViTImageProcessor
+
+import hf_transfer as ht
+from hf_transfer.errors import PublishError
+from tests import tiny
+from tests.hub_server import Fault, HubServer
+from tests.hub_server.fixtures import finished_run, hub
+from tests.hub_server.repositories import Blob
+from tests.hub_server.verifying import verified_by_one_process, verifier
+from tests.training import RandomImages, arguments
+
+__all__ = ["hub", "verified_by_one_process", "verifier"]
+
+
+def other_weights(content: bytes) -> bytes:
+    """The same tensors, of which the head's are half as large: every label stays, every logit differs."""
+    tensors = safetensors.torch.load(content)
+    head = {n: t / 2 for n, t in tensors.items() if n.startswith(("classifier", "fc"))}
+    assert head
+    return safetensors.torch.save(tensors | head, metadata={"format": "pt"})
+
+
+def other_labels(content: bytes) -> bytes:
+    """The same model, whose classes have each other's names."""
+    config = json.loads(content)
+    names = list(config["id2label"].values())
+    config["id2label"] = dict(zip(config["id2label"], names[1:] + names[:1], strict=True))
+    config["label2id"] = {name: int(index) for index, name in config["id2label"].items()}
+    return json.dumps(config).encode()
+
+
+def other_pixels(content: bytes) -> bytes:
+    """The same model, whose processor makes brighter images."""
+    return json.dumps(json.loads(content) | {"image_mean": [0.1, 0.1, 0.1]}).encode()
+
+
+LOGITS = r"its logits differ by \d\.\de[-+]\d\d of the largest from the folder's"
+
+
+def published_otherwise(hub: HubServer, folder: Path, name: str, change: Callable[[bytes], bytes]) -> str:
+    """Publish while the Hub keeps another content of a file than it was sent; returns the error."""
+
+    def tamper() -> None:
+        theirs = hub.repositories["someone/pets"]
+        files = theirs.commits[theirs.refs["main"]]
+        files[name] = Blob(change(files[name].content), files[name].lfs)
+
+    hub.faults = [Fault("POST", "/tag/", action=tamper)]
+    with pytest.raises(PublishError) as caught:
+        ht.publish(folder, "someone/pets")
+    revision = hub.repositories["someone/pets"].refs["main"]
+    assert f"was published at revision {revision}, but is another model there" in str(caught.value)
+    assert "to try again: hf-transfer publish" in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.slow
+def test_other_weights_are_found_by_a_fresh_process(hub: HubServer, tmp_path: Path) -> None:
+    """The Hub serves weights that were never sent: a fresh process finds that its logits differ, and the error names
+    the revision."""
+    found = published_otherwise(hub, finished_run(tmp_path / "run"), "model.safetensors", other_weights)
+    assert re.search(LOGITS, found)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "timm", "what"),
+    [
+        ("model.safetensors", other_weights, True, LOGITS),
+        ("config.json", other_labels, False, "its labels differ"),
+        ("preprocessor_config.json", other_pixels, False, LOGITS),
+    ],
+    ids=["weights of timm", "labels", "preprocessing"],
+)
+def test_another_model_on_the_hub_is_an_error(
+    verified_by_one_process: HubServer,
+    tmp_path: Path,
+    name: str,
+    change: Callable[[bytes], bytes],
+    timm: bool,
+    what: str,
+) -> None:
+    """Whatever of the model the Hub serves otherwise than it was sent is found in what the model answers."""
+    assert re.search(what, published_otherwise(verified_by_one_process, finished_run(tmp_path, timm), name, change))
+
+
+def trainer_of(folder: Path, eval_dataset: Any) -> ht.TransferTrainer:
+    """A run of one epoch that is pushed at its end."""
+    return ht.TransferTrainer(
+        model=tiny.vit(),
+        args=arguments(folder, push_to_hub=True, hub_model_id="someone/pets", hub_strategy="end"),
+        train_dataset=RandomImages(8),
+        eval_dataset=eval_dataset,
+        processing_class=ViTImageProcessor(size={"height": tiny.IMAGE_SIZE, "width": tiny.IMAGE_SIZE}),
+        plan=ht.recipes.linear_probe(),
+    )
+
+
+def test_logits_of_the_trainer_are_compared(verified_by_one_process: HubServer, tmp_path: Path) -> None:
+    """push_to_hub keeps a few of the evaluation data's inputs with the trainer's logits in the folder alone, and the
+    published model must answer them alike; weights in the folder that were never evaluated do not pass as them."""
+    trainer = trainer_of(tmp_path / "out", RandomImages(9))
+    trainer.train()
+    made = trainer.push_to_hub()
+    assert made is not None and made.verification is not None and made.verification.samples == 4
+    assert made.verification.sample_difference is not None and made.verification.sample_difference < 1e-5
+    assert "on 4 evaluation images" in made.verification.description()
+    theirs = verified_by_one_process.repositories["someone/pets"]
+    assert not [name for name in theirs.files() if "verification" in name or "samples" in name]
+    inputs = (tmp_path / "out" / "verification" / "inputs.safetensors").read_bytes()
+    assert safetensors.torch.load(inputs)["pixel_values"].shape == (4, 3, tiny.IMAGE_SIZE, tiny.IMAGE_SIZE)
+
+    weights = tmp_path / "out" / "model.safetensors"
+    weights.write_bytes(other_weights(weights.read_bytes()))
+    with pytest.raises(PublishError, match="from the trainer's on the 4 evaluation images") as caught:
+        ht.publish(tmp_path / "out", "someone/pets", create_pr=False)
+    assert f"was published at revision {theirs.refs['main']}, but" in str(caught.value)
+
+
+class OneByOne(IterableDataset[Any]):
+    """Images without an index."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(RandomImages(4))
+
+
+class Broken(RandomImages):
+    """Images that cannot be read."""
+
+    def __getitem__(self, index: int) -> Any:
+        raise OSError("the disk is gone")
+
+
+@pytest.mark.parametrize("data", [None, OneByOne(), Broken(4)], ids=["none", "iterable", "broken"])
+def test_without_evaluation_images(
+    verified_by_one_process: HubServer, tmp_path: Path, data: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where none can be kept, made images alone are compared, and the report says so; samples of an earlier training
+    are gone."""
+    (tmp_path / "out" / "verification").mkdir(parents=True)
+    trainer = trainer_of(tmp_path / "out", data)
+    trainer.train()
+    with caplog.at_level(logging.WARNING, logger="hf_transfer"):
+        made = trainer.push_to_hub()
+    assert made is not None and made.verification is not None and made.verification.sample_difference is None
+    assert "keeps no evaluation images" in made.verification.description()
+    assert ("the disk is gone" in caplog.text) == isinstance(data, Broken)
+    assert not (tmp_path / "out" / "verification").exists()
