@@ -170,6 +170,7 @@ def write_results(
         figures = _write_figures(folder / "figures", data, results[0])
         write_card(folder, data, figures={path.stem: f"figures/{path.name}" for path in figures})
         write_report(folder / "report.html", data, data["evaluation"], figures)
+        (folder / SKIPPED_FILE).unlink(missing_ok=True)
         if skipped:
             listed = json.dumps([asdict(image) for image in skipped], indent=2)
             (folder / SKIPPED_FILE).write_text(listed + "\n", encoding="utf-8")
