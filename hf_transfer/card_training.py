@@ -70,6 +70,7 @@ def settings_table(training: Mapping[str, Any]) -> str:
             "Weight decay": _by_group(training, "weight_decay"),
             "Schedule": training.get("lr_scheduler_type"),
             "Warm-up steps": training.get("warmup_steps") or None,
+            "Options of the schedule": training.get("lr_scheduler_kwargs") or None,
             "Effective batch size": training.get("effective_batch_size"),
             "Batch size per device": training.get("batch_size_per_device"),
             "Gradient accumulation steps": training.get("gradient_accumulation_steps"),
