@@ -74,6 +74,7 @@ def settings_table(training: Mapping[str, Any]) -> str:
             "Effective batch size": training.get("effective_batch_size"),
             "Batch size per device": training.get("batch_size_per_device"),
             "Gradient accumulation steps": training.get("gradient_accumulation_steps"),
+            "Model divided over the processes by": training.get("sharded_by"),
             "Precision": training.get("precision"),
             "Gradient norm clipped at": norm or None,
             "Label smoothing": training.get("label_smoothing") or None,

@@ -45,6 +45,7 @@ def training_facts(trainer: Any) -> dict[str, Any]:
         }
         | ({} if plan else _rates(trainer, optimizer))
         | _schedule_options(trainer)
+        | _sharding(trainer)
         | _computed_once(trainer)
         | ({"learning_rate_range": tests} if tests else {})
     )
@@ -78,6 +79,16 @@ def _schedule_options(trainer: Any) -> dict[str, Any]:
     options = trainer.args.lr_scheduler_kwargs
     made = getattr(trainer, "resolved_plan", None) is not None or trainer._created_lr_scheduler
     return {"lr_scheduler_kwargs": dict(options)} if options and made else {}
+
+
+def _sharding(trainer: Any) -> dict[str, Any]:
+    """By what the model was divided over the processes, if it was."""
+    ways = {
+        "FSDP": trainer.is_fsdp_enabled,
+        "DeepSpeed": trainer.is_deepspeed_enabled,
+        "FSDP of transformers": trainer.is_distributed_loading_by_transformers,
+    }
+    return {"sharded_by": next(name for name, used in ways.items() if used)} if any(ways.values()) else {}
 
 
 def _computed_once(trainer: Any) -> dict[str, Any]:
