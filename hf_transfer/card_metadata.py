@@ -37,6 +37,7 @@ _TEXTS = (
 )
 INHERITED_LICENSE = re.compile(r"^<!-- The licence is that of the base model: (\S+) -->\n", re.MULTILINE)
 """The mark in a card that tells an inherited licence from one that a user gave."""
+_LICENSE_DETAILS = ("license_name", "license_link")
 _OF_THE_RUN = (
     "library_name",
     "pipeline_tag",
@@ -90,6 +91,7 @@ def make_metadata(
             *(["generated_from_trainer"] if training.get("steps") else []),
         ],
         license=_license(record, license),
+        **(_license_details(record) if license is None else {}),
         base_model=derived_from["id"] if derived_from else None,
         base_model_relation="finetune" if derived_from else None,
         datasets=[hub_id] if hub_id is not None else None,
@@ -141,7 +143,8 @@ def merge_metadata(ours: str, existing_card: str, keep_license: bool) -> str:
 
     Returns:
         YAML. A user's tags are kept beside ours; results, metrics, base model, data sets, library and task are ours
-        alone, as they tell of the run; every other key of the existing card is kept.
+        alone, as they tell of the run; name and link of a licence go with it; every other key of the existing card
+        is kept.
     """
     try:
         theirs = _parsed(existing_card)
@@ -155,13 +158,19 @@ def merge_metadata(ours: str, existing_card: str, keep_license: bool) -> str:
     if isinstance(theirs.get("widget"), list):
         # Images that an earlier publication made are not there any more if this one does not make them.
         theirs["widget"] = [example for example in theirs["widget"] if WIDGET_IMAGES not in str(example)]
+    same_license = merged.get("license") == theirs.get("license")
+    if keep_license:  # with its own name and link, or none
+        merged = {key: value for key, value in merged.items() if key not in _LICENSE_DETAILS}
     for key, value in theirs.items():
         if key == "widget" and not value:
+            continue
+        of_license = key in ("license", *_LICENSE_DETAILS)
+        if of_license and not keep_license and not same_license:
             continue
         if key == "tags" and isinstance(value, list):
             added = [tag for tag in value if tag not in _TAGS_OF_THE_RUN]
             merged[key] = list(dict.fromkeys([*merged.get(key, []), *added]))
-        elif (key == "license" and keep_license) or key not in (*_OF_THE_RUN, "license", *before):
+        elif (of_license and keep_license) or key not in (*_OF_THE_RUN, *before):
             merged[key] = value
     return ours if merged == before else yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)
 
@@ -242,6 +251,14 @@ def inherited_license(record: Mapping[str, Any]) -> str | None:
     if initial_weights(record) == "random" or not isinstance(inherited, str):
         return None
     return inherited.lower() if _LICENSE.fullmatch(inherited.lower()) else None
+
+
+def _license_details(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Name and link of the base model's licence, where that is inherited."""
+    if inherited_license(record) is None:
+        return {}
+    found = {key: record["base_model"].get(key) for key in _LICENSE_DETAILS}
+    return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
 def _eval_results(record: Mapping[str, Any]) -> list[EvalResult]:

@@ -185,8 +185,10 @@ def command_text(record: Mapping[str, Any]) -> str:
     program, space, flags = command.partition(" ")
     if processes == 1 or program != "hf-transfer":
         return command
+    sharded = {"FSDP": "--use_fsdp", "DeepSpeed": "--use_deepspeed"}
     # Without --multi_gpu accelerate starts one process where it sees no GPU.
-    launcher = f"accelerate launch --multi_gpu --num_processes {processes}"
+    kind = sharded.get(record["training"].get("sharded_by") or "", "--multi_gpu")
+    launcher = f"accelerate launch {kind} --num_processes {processes}"
     launcher += f" --num_machines {machines}" if machines > 1 else ""
     on_cpu = "ACCELERATE_USE_CPU=true " if hardware.get("device") == "cpu" else ""
     return f"{on_cpu}{launcher} -m hf_transfer{space}{flags}"

@@ -45,6 +45,8 @@ class BaseModel:
         library: "timm" or "transformers".
         parameters: Number of parameters, with the new head.
         license: As the checkpoint states it, on the Hub at `revision`; None where it states none, or it is not known.
+        license_name: Of a licence that is none of the Hub's list, as the checkpoint states it.
+        license_link: Address of its text.
         lineage: Of a local folder, the model on the Hub that its weights were made from; see `lineage_of`.
         random_weights: Whether there was no checkpoint, only the name of an architecture.
     """
@@ -58,10 +60,13 @@ class BaseModel:
     license: str | None = None
     lineage: dict[str, str | None] | None = None
     random_weights: bool = False
+    license_name: str | None = None
+    license_link: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
+        """Plain data for JSON; name and link of a licence only where there are any."""
+        found = asdict(self)
+        return {key: value for key, value in found.items() if value is not None or not key.startswith("license_")}
 
 
 def base_model_of(model: nn.Module) -> BaseModel:
@@ -84,8 +89,10 @@ def base_model_of(model: nn.Module) -> BaseModel:
 
 def folder_origin(folder: str, model: nn.Module) -> BaseModel:
     """The origin of weights that were loaded from a local folder."""
-    license = _stated_license(Path(folder) / "README.md") or _timm_license(model)
-    return replace(_origin(model, Path(folder).resolve().name), license=license, lineage=lineage_of(folder))
+    stated = _stated_license(Path(folder) / "README.md") or _timm_license(model)
+    if not stated.get("license_link", "https://").startswith("https://"):
+        del stated["license_link"]  # a file of the folder, which is not published
+    return replace(_origin(model, Path(folder).resolve().name), lineage=lineage_of(folder), **stated)
 
 
 def hub_origin(repo_id: str, revision: str | None, model: nn.Module) -> BaseModel:
@@ -97,8 +104,10 @@ def hub_origin(repo_id: str, revision: str | None, model: nn.Module) -> BaseMode
         model: What was loaded.
     """
     commit = revision.resolved if isinstance(revision, ResolvedRevision) else revision
-    license = (_hub_license(repo_id, commit) or _timm_license(model)) if commit else None
-    return replace(_origin(model, repo_id), on_hub=True, revision=commit, license=license)
+    stated = (_hub_license(repo_id, commit) or _timm_license(model)) if commit else {}
+    if not stated.get("license_link", "https://").startswith("https://"):
+        stated["license_link"] = f"https://huggingface.co/{repo_id}/blob/{commit}/{stated['license_link']}"
+    return replace(_origin(model, repo_id), on_hub=True, revision=commit, **stated)
 
 
 def random_origin(name: str, model: nn.Module) -> BaseModel:
@@ -160,7 +169,7 @@ def _cached_commits(repo_id: str) -> list[str]:
     return sorted({path.parent.name for pattern in _WEIGHTS for path in snapshots.glob(f"*/{pattern}")})
 
 
-def _hub_license(repo_id: str, commit: str) -> str | None:
+def _hub_license(repo_id: str, commit: str) -> dict[str, Any]:
     """The licence that a repository's card states at a commit."""
     try:
         return _stated_license(Path(hf_hub_download(repo_id, "README.md", revision=commit)))
@@ -172,22 +181,24 @@ def _hub_license(repo_id: str, commit: str) -> str | None:
                 "when you publish: hf-transfer publish --license ID.",
                 repo_id,
             )
-        return None
+        return {}
 
 
-def _stated_license(card: Path) -> str | None:
-    """The licence in the metadata of a card."""
+def _stated_license(card: Path) -> dict[str, Any]:
+    """The licence in the metadata of a card, with its name and link where it has its own; empty if there is none."""
     if not card.is_file():
-        return None
+        return {}
     try:
-        stated = ModelCard.load(card, ignore_metadata_errors=True).data.get("license")
+        data = ModelCard.load(card, ignore_metadata_errors=True).data
     except (ValueError, OSError):
-        return None
-    return stated if isinstance(stated, str) else None
+        return {}
+    stated = {key: data.get(key) for key in ("license", "license_name", "license_link")}
+    found = {key: value for key, value in stated.items() if isinstance(value, str)}
+    return found if "license" in found else {}
 
 
-def _timm_license(model: nn.Module) -> str | None:
+def _timm_license(model: nn.Module) -> dict[str, Any]:
     """The licence that timm's configuration of a checkpoint states."""
     settings = getattr(getattr(model, "config", None), "pretrained_cfg", None) or {}
     stated = settings.get("license")
-    return stated if isinstance(stated, str) else None
+    return {"license": stated} if isinstance(stated, str) else {}

@@ -16,6 +16,9 @@ from hf_transfer.optimizer_groups import OptimizerGroup, no_decay_names, optimiz
 from hf_transfer.plan import Phase, TransferPlan, group_learning_rates
 from hf_transfer.registry import architecture_name, norm_parameter_names, wrap
 
+NO_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
+"""Schedules of transformers that pay no attention to the steps of warm-up."""
+
 
 @dataclass(frozen=True)
 class PhaseSteps:
@@ -155,7 +158,7 @@ class ResolvedPlan:
             "end_step": steps.end,
             "epochs": None if steps.solved else steps.phase.epochs,
             "lr_scheduler_type": "none" if steps.solved else steps.lr_scheduler_type,
-            "warmup_steps": 0 if steps.solved else steps.warmup_steps,
+            "warmup_steps": 0 if steps.solved or steps.lr_scheduler_type in NO_WARMUP else steps.warmup_steps,
             "norm": steps.phase.norm,
             "trained_parameters": self._count(trained) if steps.was_reached else 0,
         }

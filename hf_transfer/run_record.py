@@ -60,7 +60,8 @@ class RunRecord:
         hardware: As from `collect_hardware`.
         seed: Of the training.
         split_seed: Of the split into training and evaluation images.
-        base_model: "id", "on_hub", "revision", "architecture", "library", "parameters", "license".
+        base_model: "id" (None where the origin of the weights is not known), "on_hub", "revision", "architecture",
+            "library", "parameters", "license".
         data: `hf_transfer.data.ImageData.to_dict()`.
         preprocessing: "height", "width", "mean", "std", "interpolation", "augmentation" and what else applies.
         training: "plan" (the content of `transfer_plan.json`, or None for a run without a plan), "optimizer" with

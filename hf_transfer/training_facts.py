@@ -7,6 +7,7 @@ from typing import Any
 from hf_transfer.data import Preprocessing
 from hf_transfer.models import label_names_of
 from hf_transfer.origins import base_model_of
+from hf_transfer.phases import NO_WARMUP
 from hf_transfer.run_record import RunRecord, collect_hardware, collect_versions
 
 
@@ -43,6 +44,8 @@ def training_facts(trainer: Any) -> dict[str, Any]:
             ),
         }
         | ({} if plan else _rates(trainer, optimizer))
+        | _schedule_options(trainer)
+        | _sharding(trainer)
         | _computed_once(trainer)
         | ({"learning_rate_range": tests} if tests else {})
     )
@@ -66,8 +69,26 @@ def _rates(trainer: Any, optimizer: Any) -> dict[str, Any]:
     if trainer._created_lr_scheduler:
         args = trainer.args
         kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
-        return facts | {"lr_scheduler_type": kind, "warmup_steps": args.get_warmup_steps(trainer.state.max_steps)}
+        warmup = 0 if kind in NO_WARMUP else args.get_warmup_steps(trainer.state.max_steps)
+        return facts | {"lr_scheduler_type": kind, "warmup_steps": warmup}
     return facts | {"lr_scheduler_type": type(scheduler).__name__}  # it was given, and says no more
+
+
+def _schedule_options(trainer: Any) -> dict[str, Any]:
+    """What the arguments say of the schedule beside its name, such as a least rate; nothing of one that was given."""
+    options = trainer.args.lr_scheduler_kwargs
+    made = getattr(trainer, "resolved_plan", None) is not None or trainer._created_lr_scheduler
+    return {"lr_scheduler_kwargs": dict(options)} if options and made else {}
+
+
+def _sharding(trainer: Any) -> dict[str, Any]:
+    """By what the model was divided over the processes, if it was."""
+    ways = {
+        "FSDP": trainer.is_fsdp_enabled,
+        "DeepSpeed": trainer.is_deepspeed_enabled,
+        "FSDP of transformers": trainer.is_distributed_loading_by_transformers,
+    }
+    return {"sharded_by": next(name for name, used in ways.items() if used)} if any(ways.values()) else {}
 
 
 def _computed_once(trainer: Any) -> dict[str, Any]:

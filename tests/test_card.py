@@ -155,6 +155,15 @@ def test_command_starts_as_many_processes(command: str, hardware: dict[str, obje
     assert f"```bash\n{shown}{program}\n```" in card
 
 
+@pytest.mark.parametrize(("by", "flag"), [("FSDP", "--use_fsdp"), ("DeepSpeed", "--use_deepspeed")])
+def test_a_sharded_model_is_told(by: str, flag: str) -> None:
+    """The launcher of a run whose processes shared the model is told to do that, and the settings say so."""
+    hardware = {"world_size": 2, "device": "cuda"}
+    card = render_card(changed(record() | {"command": TRAIN}, hardware=hardware, training={"sharded_by": by}))
+    assert f"accelerate launch {flag} --num_processes 2 -m hf_transfer train" in card
+    assert f"| Model divided over the processes by | {by} |" in card and "divided over" not in render_card(record())
+
+
 def test_many_classes() -> None:
     """Above 50 classes the tables show the ten worst and best, and the spread of the counts."""
     labels = tuple(f"class {i}" for i in range(60))

@@ -122,6 +122,26 @@ def test_inherited_licence_follows_the_base(tmp_path: Path) -> None:
     assert "license" not in metadata(write_card(tmp_path, none).read_text())
 
 
+OWN = {"license": "other", "license_name": "theirs", "license_link": "https://example.org/theirs"}
+
+
+def test_name_and_link_belong_to_their_licence(tmp_path: Path) -> None:
+    """They stay and go with the licence: with the user's, with the base model's, and not with another one."""
+    path = tmp_path / "README.md"
+    inherited = changed(record(), base_model=OWN)
+    write_card(tmp_path, inherited)
+    found = metadata(write_card(tmp_path, inherited).read_text())
+    assert {key: found[key] for key in OWN} == OWN
+    another = metadata(write_card(tmp_path, changed(record(), base_model=NEW_BASE)).read_text())
+    assert another["license"] == "cc-by-nc-4.0" and not {"license_name", "license_link"} & set(another)
+    path.write_text("---\nlicense: other\nlicense_name: mine\n---\n# Mine\n")
+    for base in (OWN, NEW_BASE):
+        found = metadata(write_card(tmp_path, changed(record(), base_model=base)).read_text())
+        assert (found["license"], found["license_name"]) == ("other", "mine") and "license_link" not in found
+    write_card(tmp_path, record(), license="mit")
+    assert "license_name" not in metadata(path.read_text())
+
+
 @pytest.mark.parametrize(
     ("own", "published", "kept"), [(None, "mit", "mit"), ("mit", None, "mit"), ("mit", "bsl-1.0", "bsl-1.0")]
 )

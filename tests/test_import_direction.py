@@ -23,7 +23,7 @@ _LINES = (
     "evaluation figure_style figures learning_rate_range learning_rate_figure report",
     "lineage origins rebuilding heads image_size channels bare_names models truncation linear_heads",
     "run_record probe_file head_solving card_metadata card_tables card_training card hub",
-    "training_args training_facts phases solved_phase schedules micro_batches replicas phase_callback early_stopping",
+    "training_args phases training_facts solved_phase schedules micro_batches replicas phase_callback early_stopping",
     "interrupts data_identity run_state resuming progress exact_evaluation exact_loss finite_loss",
     "checkpoint_trainer caching_trainer resuming_trainer trial_steps range_test_trainer earlier_run",
     "publishing_trainer trainer probe_trainer diagnosis outputs",

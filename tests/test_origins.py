@@ -143,6 +143,19 @@ def test_offline_no_licence_is_invented(
     assert "license" not in metadata(render_card(changed(record(), base_model=base.to_dict())))
 
 
+def test_name_and_text_of_an_own_licence(hub: HubServer, cache: Path, tmp_path: Path) -> None:
+    """A licence that is none of the Hub's list is inherited with its name and a link to its text at the commit."""
+    commit = put(
+        hub, save_vit(tmp_path / "base"), license="other\nlicense_name: own-licence\nlicense_link: LICENSE.md"
+    )
+    base = load_for_training(ID, LABELS).base.to_dict()
+    found = metadata(render_card(changed(record(), base_model=base)))
+    link = f"https://huggingface.co/{ID}/blob/{commit}/LICENSE.md"
+    assert (found["license"], found["license_name"], found["license_link"]) == ("other", "own-licence", link)
+    given = metadata(render_card(changed(record(), base_model=base), license="mit"))
+    assert given["license"] == "mit" and not {"license_name", "license_link"} & set(given)
+
+
 def test_without_a_card_there_is_no_licence(hub: HubServer, cache: Path, tmp_path: Path) -> None:
     """A repository without a card, or with one that states no licence, gives none."""
     put(hub, save_vit(tmp_path / "base"), license=None)

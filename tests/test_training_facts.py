@@ -12,7 +12,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, get_scheduler
 import hf_transfer as ht
 from hf_transfer.card import render_card
 from hf_transfer.report import write_report
-from hf_transfer.training_facts import bare_record
+from hf_transfer.training_facts import bare_record, training_facts
 from tests import tiny
 from tests.card_records import section, tables_in
 from tests.training import RandomImages, arguments
@@ -88,6 +88,19 @@ def test_given_optimizer_and_schedule_are_told_and_not_the_arguments(tmp_path: P
     assert shown["Weight decay"] == f"0 ({counts[0]:,} parameters); 0.2 ({counts[1]:,} parameters)"
     assert shown["Schedule"] == "LambdaLR" and "Warm-up steps" not in shown
     assert "0.9" not in [value for key, value in shown.items() if "rate" in key]
+
+
+def test_sharding_is_a_fact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What divides the model over the processes is recorded, and nothing where each has a whole one."""
+    trainer = ht.TransferTrainer(
+        tiny.vit(), arguments(tmp_path, max_steps=1), train_dataset=RandomImages(8), plan=ht.recipes.fine_tune()
+    )
+    trainer.train()
+    assert "sharded_by" not in training_facts(trainer)
+    for attribute, name in (("is_fsdp_enabled", "FSDP"), ("is_deepspeed_enabled", "DeepSpeed")):
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, attribute, True)
+            assert training_facts(trainer)["sharded_by"] == name
 
 
 def phases_of(*steps: int) -> ht.TransferPlan:
