@@ -16,12 +16,17 @@ from urllib.parse import quote
 import jinja2
 
 from hf_transfer import card_tables as tables
+from hf_transfer import card_training
 from hf_transfer.card_metadata import (
+    INHERITED_LICENSE,
     hub_base,
     hub_dataset,
+    inherited_license,
     initial_weights,
     make_metadata,
     merge_metadata,
+    origin_is_known,
+    users_license,
     validate_metadata,
 )
 from hf_transfer.errors import ArgumentError, OutputError
@@ -113,8 +118,10 @@ def render_card(
         diagnosis_figures=_images({k: figures[k] for k in _DIAGNOSIS_FIGURES if k in figures}),
         limitations=(limitations or "").strip(),
         checkpoint_step=published.checkpoint_step,
+        inherited_license=inherited_license(record) if license is None else None,
         user_block=_USER_BLOCK,
         t=tables,
+        training=card_training,
     )
     # Sections that are left out leave their blank lines behind.
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
@@ -167,9 +174,7 @@ def write_card(
         published=published,
     )
     if existing:
-        head, body = card.removeprefix("---\n").split("\n---\n", 1)
-        merged = merge_metadata(head + "\n", existing, keep_license=license is None)
-        card = f"---\n{merged.strip()}\n---\n{body}"
+        card = _merged(card, existing, keep_license=license is None)
     validate_metadata(card)
     write_atomically(path, card.replace(_USER_BLOCK, f"{_USER_START}{users_text}{_USER_END}", 1))
     return path
@@ -194,9 +199,23 @@ def adopt_edits(folder: str | Path, published: str) -> None:
         mine = f"{_USER_START}{own}{_USER_END}"
         existing = existing.replace(mine, f"{_USER_START}{theirs}{_USER_END}", 1)
     if existing.startswith("---\n"):
-        head, body = existing.removeprefix("---\n").split("\n---\n", 1)
-        existing = f"---\n{merge_metadata(head + chr(10), published, keep_license=True).strip()}\n---\n{body}"
+        existing = _merged(existing, published, keep_license=True)
     write_atomically(path, existing)
+
+
+def _merged(card: str, existing: str, keep_license: bool) -> str:
+    """A card with what `merge_metadata` takes over from another one, and the mark of a licence that is inherited."""
+    head, body = card.removeprefix("---\n").split("\n---\n", 1)
+    merged = merge_metadata(head + "\n", existing, keep_license)
+    mark = INHERITED_LICENSE.search(body)
+    if keep_license and users_license(existing) is not None:
+        mark = None
+    elif mark is None and users_license(card) is None:
+        mark = INHERITED_LICENSE.search(existing)
+    body = INHERITED_LICENSE.sub("", body)
+    if mark is not None:
+        body = body.replace(f"{_USER_END}\n", f"{_USER_END}\n{mark.group()}", 1)
+    return f"---\n{merged.strip()}\n---\n{body}"
 
 
 def _template() -> jinja2.Template:
@@ -213,9 +232,10 @@ def _template() -> jinja2.Template:
 
 
 def _title(record: Mapping[str, Any]) -> str:
-    base = str(record["base_model"]["id"])
+    base = str(record["base_model"]["id"] if origin_is_known(record) else record["base_model"]["architecture"])
     base = base.rpartition("/")[2] if record["base_model"]["on_hub"] else base
-    made = "trained from scratch" if initial_weights(record) == "random" else "fine-tuned"
+    made = "fine-tuned" if origin_is_known(record) else "trained"
+    made = "trained from scratch" if initial_weights(record) == "random" else made
     name = record["data"].get("name")
     return " ".join(f"{base} {made} on {name}".split()) if name else f"{base} {made}"
 
@@ -234,6 +254,8 @@ def _timm_source(repo_id: str | None, revision: str | None) -> str:
 
 def _base_name(record: Mapping[str, Any]) -> str:
     base = record["base_model"]
+    if not origin_is_known(record):
+        return ""
     name = tables.escape(base["id"])
     return f"[{name}]({_HUB}{base['id']})" if base["on_hub"] and is_repo_id(base["id"]) else name
 

@@ -35,6 +35,9 @@ _TEXTS = (
     "base_model_relation",
     "model_name",
 )
+INHERITED_LICENSE = re.compile(r"^<!-- The licence is that of the base model: (\S+) -->\n", re.MULTILINE)
+"""The mark in a card that tells an inherited licence from one that a user gave."""
+_LICENSE_DETAILS = ("license_name", "license_link")
 _OF_THE_RUN = (
     "library_name",
     "pipeline_tag",
@@ -88,6 +91,7 @@ def make_metadata(
             *(["generated_from_trainer"] if training.get("steps") else []),
         ],
         license=_license(record, license),
+        **(_license_details(record) if license is None else {}),
         base_model=derived_from["id"] if derived_from else None,
         base_model_relation="finetune" if derived_from else None,
         datasets=[hub_id] if hub_id is not None else None,
@@ -103,11 +107,20 @@ def _probe_file(record: Mapping[str, Any]) -> bool:
 
 
 def initial_weights(record: Mapping[str, Any]) -> str | None:
-    """Where training started: "pretrained" or "random"; None for a run without a plan, which does not say."""
+    """Where training started: "pretrained" or "random"; None where it is not known.
+
+    That is so for a run without a plan, which does not say, and where nothing tells that weights were loaded.
+    """
     if record["base_model"].get("random_weights"):
         return "random"
     plan = record["training"]["plan"]
-    return None if plan is None else str(plan["plan"]["init"])
+    init = None if plan is None else str(plan["plan"]["init"])
+    return None if init == "pretrained" and not origin_is_known(record) else init
+
+
+def origin_is_known(record: Mapping[str, Any]) -> bool:
+    """Whether the record tells where the weights came from that the run was given."""
+    return record["base_model"]["id"] is not None
 
 
 def hub_base(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -125,12 +138,13 @@ def merge_metadata(ours: str, existing_card: str, keep_license: bool) -> str:
     Args:
         ours: YAML of the new metadata.
         existing_card: The whole card that will be replaced.
-        keep_license: The licence in the existing card wins, if both cards name the same base model: another base
-            model's licence would be wrong, and the card does not say whether a user wrote it.
+        keep_license: The licence in the existing card wins if a user gave it. One that was inherited from the base
+            model stays only where ours has none and both cards name the same base model.
 
     Returns:
         YAML. A user's tags are kept beside ours; results, metrics, base model, data sets, library and task are ours
-        alone, as they tell of the run; every other key of the existing card is kept.
+        alone, as they tell of the run; name and link of a licence go with it; every other key of the existing card
+        is kept.
     """
     try:
         theirs = _parsed(existing_card)
@@ -138,19 +152,37 @@ def merge_metadata(ours: str, existing_card: str, keep_license: bool) -> str:
         return ours
     merged = dict(yaml.safe_load(ours))
     before = dict(merged)
-    keep_license = keep_license and merged.get("base_model") == theirs.get("base_model")
+    same_base = merged.get("base_model") == theirs.get("base_model")
+    inherited = users_license(existing_card) is None
+    keep_license = keep_license and (("license" not in merged and same_base) if inherited else True)
     if isinstance(theirs.get("widget"), list):
         # Images that an earlier publication made are not there any more if this one does not make them.
         theirs["widget"] = [example for example in theirs["widget"] if WIDGET_IMAGES not in str(example)]
+    same_license = merged.get("license") == theirs.get("license")
+    if keep_license:  # with its own name and link, or none
+        merged = {key: value for key, value in merged.items() if key not in _LICENSE_DETAILS}
     for key, value in theirs.items():
         if key == "widget" and not value:
+            continue
+        of_license = key in ("license", *_LICENSE_DETAILS)
+        if of_license and not keep_license and not same_license:
             continue
         if key == "tags" and isinstance(value, list):
             added = [tag for tag in value if tag not in _TAGS_OF_THE_RUN]
             merged[key] = list(dict.fromkeys([*merged.get(key, []), *added]))
-        elif (key == "license" and keep_license) or key not in (*_OF_THE_RUN, "license", *before):
+        elif (of_license and keep_license) or key not in (*_OF_THE_RUN, *before):
             merged[key] = value
     return ours if merged == before else yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)
+
+
+def users_license(card_text: str) -> str | None:
+    """The licence of a card, unless it was inherited from a base model, which the mark in the card's text tells."""
+    try:
+        stated = _parsed(card_text).get("license")
+    except ArgumentError:
+        return None
+    mark = INHERITED_LICENSE.search(card_text)
+    return stated if isinstance(stated, str) and (mark is None or mark.group(1) != stated) else None
 
 
 def hub_dataset(record: Mapping[str, Any]) -> str | None:
@@ -206,14 +238,27 @@ def check_license(license: str) -> None:
 
 
 def _license(record: Mapping[str, Any], license: str | None) -> str | None:
-    """The given licence, else the base model's: it covers what was made from its weights, not weights drawn anew."""
+    """The given licence, else the base model's."""
     if license is not None:
         check_license(license)
         return license
+    return inherited_license(record)
+
+
+def inherited_license(record: Mapping[str, Any]) -> str | None:
+    """The base model's licence, where the model was made from its weights."""
     inherited = record["base_model"].get("license")
     if initial_weights(record) == "random" or not isinstance(inherited, str):
         return None
     return inherited.lower() if _LICENSE.fullmatch(inherited.lower()) else None
+
+
+def _license_details(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Name and link of the base model's licence, where that is inherited."""
+    if inherited_license(record) is None:
+        return {}
+    found = {key: record["base_model"].get(key) for key in _LICENSE_DETAILS}
+    return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
 def _eval_results(record: Mapping[str, Any]) -> list[EvalResult]:

@@ -1,4 +1,7 @@
-"""The tables of a model card as Markdown; pure functions of the run's record, in which every text is escaped."""
+"""The tables of a model card as Markdown; pure functions of the run's record, in which every text is escaped.
+
+Those of the training are in `card_training`.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,11 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 from hf_transfer.evaluation import METRIC_TITLES, ClassScore, EvaluationReport
 from hf_transfer.evaluation.tables import FULL_TABLE_CLASSES, SHOWN_AT_EACH_END, worst_and_best
 
-FULL_TABLE_GROUPS = 30
-"""Up to this number of layer groups the plan's table shows every one."""
 NOT_KNOWN = "–"
 # Order of what is read marks: they could show a label as something else than it is.
 _DIRECTION_MARKS = re.compile("[\u202a-\u202e\u2066-\u2069]")
@@ -131,114 +131,6 @@ def confusion_table(report: EvaluationReport) -> str:
     return table(("True class", "Predicted", "Images", "Share of the class"), rows, text_columns=2) if rows else ""
 
 
-def group_table(plan: Mapping[str, Any]) -> str:
-    """Layer groups against phases: learning rate and weight decay, or frozen."""
-    groups, phases = plan["groups"], plan["phases"]
-    merged = [[group] for group in groups]
-    if len(groups) > FULL_TABLE_GROUPS:
-        merged = [list(same) for _, same in groupby(groups, key=_treatment)]
-    rows = [_group_row(group) for same in merged for group in ([same] if _is_block(same[0]) else [[g] for g in same])]
-    totals = [f"{phase['trained_parameters']:,} trained" for phase in phases]
-    rows.append(["", "**all**", "", f"{sum(group['parameters'] for group in groups):,}", *totals])
-    headers = ["#", "Layer group", "Role", "Parameters", *(escape(phase["name"]) for phase in phases)]
-    return table(headers, rows, text_columns=3)
-
-
-def any_frozen(plan: Mapping[str, Any]) -> bool:
-    """Whether some phase leaves a layer group, or a part of one, as it was."""
-    return any(phase["trained_tensors"] < group["tensors"] for group in plan["groups"] for phase in group["phases"])
-
-
-def phase_table(phases: Sequence[Mapping[str, Any]]) -> str:
-    """Phases in their order, with their place in time and their schedule."""
-    columns = {
-        "Phase": [escape(phase["name"]) for phase in phases],
-        "Trains": [_selector(phase["train"]) for phase in phases],
-        "Solved by": [escape(phase.get("head_solver") or "") for phase in phases],
-        "Learning rate by range test": [_measured(phase) for phase in phases],
-        "Schedule": [escape(phase["lr_scheduler_type"]) for phase in phases],
-        "Batch norm": [escape(phase["norm"]) for phase in phases],
-        "Steps": [_steps(phase) for phase in phases],
-        "Warm-up steps": [f"{phase['warmup_steps']:,}" for phase in phases],
-        "Epochs": ["" if phase["epochs"] is None else plain(phase["epochs"]) for phase in phases],
-        "Trained parameters": [f"{phase['trained_parameters']:,}" for phase in phases],
-    }
-    shown = {name: cells for name, cells in columns.items() if any(cells)}
-    texts = sum(
-        name in ("Phase", "Trains", "Solved by", "Learning rate by range test", "Schedule", "Batch norm")
-        for name in shown
-    )
-    return table(list(shown), zip(*shown.values(), strict=True), text_columns=texts)
-
-
-def settings_table(training: Mapping[str, Any]) -> str:
-    """The optimizer as it was, and the settings of the loop; what is not known is left out."""
-    optimizer = training["optimizer"]
-    # The rates of the groups are in the plan's table; with a plan the defaults are not what was used.
-    hidden = {"lr", "weight_decay"} if training["plan"] is not None else set()
-    defaults = {k: v for k, v in optimizer.get("defaults", {}).items() if k not in hidden}
-    shown = {name: value for name, value in defaults.items() if value is not None and value is not False}
-    details = "; ".join(f"{escape(name)} {plain(value)}" for name, value in shown.items())
-    norm = training.get("max_grad_norm")
-    return key_table(
-        "Setting",
-        {
-            "Optimizer": escape(optimizer["class"]) + (f" ({details})" if details else ""),
-            "Effective batch size": training.get("effective_batch_size"),
-            "Batch size per device": training.get("batch_size_per_device"),
-            "Gradient accumulation steps": training.get("gradient_accumulation_steps"),
-            "Precision": training.get("precision"),
-            "Gradient norm clipped at": norm or None,
-            "Label smoothing": training.get("label_smoothing") or None,
-            "Optimizer steps": training.get("steps"),
-            "Epochs": training.get("epochs"),
-            "Last training loss": training.get("final_loss"),
-        },
-    )
-
-
-def solver_table(solved: Mapping[str, Any]) -> str:
-    """How a head was solved."""
-    weights, layer = solved["class_weights"], solved["layer"]
-    held_out = f"{solved['accuracy']:.3f} ± {solved['standard_error']:.3f} ({solved['held_out']:,} images)"
-    return key_table(
-        "Head",
-        {
-            "Solver": solved["solver"],
-            f"Chosen {solved['parameter'].replace('_', ' ')}": number(solved["value"]),
-            "Chosen by": solved["estimate"],
-            "Held-out accuracy at that choice, with standard error": held_out,
-            "Accuracy on the training images": score(solved["train_accuracy"]),
-            "Temperature": None if solved["temperature"] == 1 else number(solved["temperature"]),
-            "Class weights": weights,
-            "Layer": layer["layer"],
-            "Why this layer": None if layer["reason"] == "asked for" else layer["reason"],
-        },
-    )
-
-
-def cache_text(training: Mapping[str, Any]) -> str:
-    """Which phases read the frozen part of the network from the feature cache; empty if none did."""
-    used = [decision for decision in training.get("cache_decisions") or [] if decision["used"]]
-    parts = []
-    for decision in used:
-        views = f", in {decision['views']:,} views of each" if decision["views"] > 1 else ""
-        parts.append(
-            f"In phase {code(decision['phase'])} what comes before {code(decision['cut'])} was computed once for "
-            f"{decision['images']:,} images{views}, and read from the feature cache in each epoch."
-        )
-    if any(decision["views"] > 1 for decision in used):
-        parts.append("Augmentation there: each epoch saw one of the stored views, in turn, and no others.")
-    return " ".join(parts)
-
-
-def layer_words(layers: Sequence[str]) -> str:
-    """Which layers a probe file reads."""
-    if len(layers) == 1:
-        return f"the layer {code(layers[0])}"
-    return f"{len(layers)} layers side by side, {code(layers[0])} to {code(layers[-1])}"
-
-
 def count_table(data: Mapping[str, Any]) -> str:
     """Images by class and split; for more than 50 classes how they spread."""
     splits, labels = data["counts"], data["label_names"]
@@ -265,11 +157,17 @@ def drawn_split(data: Mapping[str, Any]) -> bool:
 
 def skipped_text(data: Mapping[str, Any]) -> str:
     """How many images could not be used; empty if all could."""
-    splits = Counter(skipped["split"] for skipped in data.get("skipped") or [])
+    splits: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for skipped in data.get("skipped") or []:
+        count = skipped.get("images", 1)  # records of before told each image by name
+        splits[skipped["split"]] += count
+        reasons[skipped["reason"]] += count
     if not splits:
         return ""
     parts = ", ".join(f"{code(split)} {count:,}" for split, count in splits.items())
-    return f"Images that could not be used and were left out: {parts}. `run.json` lists them with the reason."
+    why = "; ".join(f"{escape(reason)} ({count:,})" for reason, count in reasons.items())
+    return f"Images that could not be used and were left out: {parts}. Reasons: {why}."
 
 
 def preprocessing_table(preprocessing: Mapping[str, Any]) -> str:
@@ -278,6 +176,22 @@ def preprocessing_table(preprocessing: Mapping[str, Any]) -> str:
     height, width = preprocessing.get("height"), preprocessing.get("width")
     size = f"{height} × {width} pixels" if height and width else None
     return key_table("Setting", {"Height × width": size} | {_title(key): value for key, value in rest.items()})
+
+
+def command_text(record: Mapping[str, Any]) -> str:
+    """The command of the run, with the launcher that starts as many processes."""
+    command, hardware = str(record["command"]), record["hardware"]
+    processes, machines = hardware.get("world_size") or 1, hardware.get("machines") or 1
+    program, space, flags = command.partition(" ")
+    if processes == 1 or program != "hf-transfer":
+        return command
+    sharded = {"FSDP": "--use_fsdp", "DeepSpeed": "--use_deepspeed"}
+    # Without --multi_gpu accelerate starts one process where it sees no GPU.
+    kind = sharded.get(record["training"].get("sharded_by") or "", "--multi_gpu")
+    launcher = f"accelerate launch {kind} --num_processes {processes}"
+    launcher += f" --num_machines {machines}" if machines > 1 else ""
+    on_cpu = "ACCELERATE_USE_CPU=true " if hardware.get("device") == "cpu" else ""
+    return f"{on_cpu}{launcher} -m hf_transfer{space}{flags}"
 
 
 def run_table(record: Mapping[str, Any]) -> str:
@@ -297,6 +211,7 @@ def run_table(record: Mapping[str, Any]) -> str:
             "Accelerators": ", ".join(f"{count} × {name}" for name, count in names.items()) or None,
             "Processor": f"{processor} ({cores} cores)" if processor and cores else processor,
             "Processes": hardware.get("world_size"),
+            "Machines": hardware.get("machines"),
             "Training time": None if seconds["train"] is None else duration(seconds["train"]),
             "Training throughput": None if rate is None else f"{number(rate)} images/s",
             "Evaluation time": None if seconds["evaluation"] is None else duration(seconds["evaluation"]),
@@ -316,65 +231,6 @@ def _class_row(row: ClassScore) -> tuple[str, ...]:
     # A class without images has no scores: the zeros of the report are conventions.
     scores = [score(value) for value in (row.precision, row.recall, row.f1)] if row.support else [NOT_KNOWN] * 3
     return (escape(row.name), *scores, f"{row.support:,}")
-
-
-def _is_block(group: Mapping[str, Any]) -> bool:
-    return bool(group["role"] == "block")
-
-
-def _treatment(group: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What makes two neighbouring groups one row of a shortened table."""
-    return group["role"], tuple(
-        (phase["learning_rate"], phase["weight_decay"], phase["trained_tensors"] == group["tensors"])
-        for phase in group["phases"]
-    )
-
-
-def _group_row(same: Sequence[Mapping[str, Any]]) -> list[str]:
-    first, last = same[0], same[-1]
-    several = len(same) > 1
-    tensors = sum(group["tensors"] for group in same)
-    return [
-        f"{first['index']}–{last['index']}" if several else str(first["index"]),
-        f"{code(first['name'])} to {code(last['name'])} ({len(same)} groups)" if several else code(first["name"]),
-        escape(first["role"]),
-        f"{sum(group['parameters'] for group in same):,}",
-        *(_phase_cell([group["phases"][i] for group in same], tensors) for i in range(len(first["phases"]))),
-    ]
-
-
-def _phase_cell(phases: Sequence[Mapping[str, Any]], tensors: int) -> str:
-    rate, decay = phases[0]["learning_rate"], phases[0]["weight_decay"]
-    if rate is None:
-        return "solved" if phases[0].get("solved") else "frozen"
-    trained = sum(phase["trained_tensors"] for phase in phases)
-    partly = f", {trained:,} of {tensors:,} tensors" if trained < tensors else ""
-    return f"{number(rate)}{f', decay {number(decay)}' if decay else ''}{partly}"
-
-
-def _measured(phase: Mapping[str, Any]) -> str:
-    """The learning rate of a phase whose rate was measured when it began; empty where it was given."""
-    return number(phase["learning_rate"]) if phase.get("learning_rate_from") == "range test" else ""
-
-
-def range_text(tests: Sequence[Mapping[str, Any]]) -> str:
-    """How the learning rates were chosen; empty where they were given."""
-    chosen = [f"{escape(test['phase'])}: {number(test['learning_rate'])} ({escape(test['reason'])})" for test in tests]
-    if not chosen:
-        return ""
-    return (
-        "The learning rate of pretrained layers was chosen by a range test before each phase, on training images, and "
-        f"the weights were put back afterwards. {'; '.join(chosen)}."
-    )
-
-
-def _selector(train: str | Sequence[str]) -> str:
-    return ", ".join(code(part) for part in ([train] if isinstance(train, str) else train))
-
-
-def _steps(phase: Mapping[str, Any]) -> str:
-    steps = phase["end_step"] - phase["start_step"]
-    return f"{steps:,} ({phase['start_step'] + 1:,} to {phase['end_step']:,})" if steps else "0"
 
 
 def _spread_row(split: str, counts: Sequence[int]) -> list[str]:

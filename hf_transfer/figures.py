@@ -294,6 +294,8 @@ def _phase_title(phase: Mapping[str, Any]) -> str:
         return f"{name}\nno steps"
     if phase.get("start_step") is None or phase.get("end_step") is None:
         return name
+    if phase.get("planned_steps") and phase["start_step"] == phase["end_step"]:
+        return f"{name}\nnot reached"
     return f"{name}\nsteps {phase['start_step']:,} to {phase['end_step']:,}"
 
 

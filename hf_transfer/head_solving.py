@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from hf_transfer.errors import ArgumentError, DataError, TruncationError
 from hf_transfer.features import LAST, extract_features
+from hf_transfer.features.depths import layers_at_depths
 from hf_transfer.features.ranks import on_first_rank
 from hf_transfer.features.reading import model_inputs, pixel_values
 from hf_transfer.features.taps import Layers
@@ -130,8 +131,8 @@ def solve_head(
         layer: "last" is what the model's head reads. A group's name: the model is truncated after it, where its
             configuration can say so. "auto": of the blocks and "last" the one closest to the output whose held-out
             accuracy is within one standard error of the best; so "last", an ordinary checkpoint of the same
-            architecture, wins where nothing speaks against it. "all": the features of all layers side by side, which
-            only a probe file can hold.
+            architecture, wins where nothing speaks against it. "all": the features of up to 12 layers, evenly
+            spread over the depth, and of the last side by side, which only a probe file can hold.
         class_weights: See `hf_transfer.solvers.solve`.
         classes: Number of classes; None takes what the model's configuration or the labels say.
         seed: Of everything drawn.
@@ -275,7 +276,7 @@ def _features(model: nn.Module, layer: str, source: _Source) -> _Read:
     if layer == LAST:
         return _Read(source.extract(model, LAST)[LAST], LayerChoice(LAST, LAST, "asked for"), model)
     if layer == ALL:
-        found = source.extract(model, ALL)
+        found = source.extract(model, layers_at_depths(model))
         names = tuple(found)
         return _Read(joined(found, names), LayerChoice(ALL, ALL, "asked for"), model, names, found[LAST])
     blocks = [group.name for group in wrap(model).layer_groups if group.role == "block"]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hf_transfer.errors import ModelError
+from hf_transfer.origins import carry_origin
 from hf_transfer.rebuilding import (
     is_timm_model,
     remake,
@@ -94,6 +95,8 @@ def _attempt(model: nn.Module, size: int) -> nn.Module:
         resized = _resize_timm(model, size)
     else:
         resized = _resize_transformers(model, size)
+    if resized is not model:
+        carry_origin(model, resized)
     _run(resized, size)
     return resized
 

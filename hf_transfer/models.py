@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,43 +20,18 @@ from hf_transfer.data import with_image_size, with_num_channels
 from hf_transfer.errors import ModelError
 from hf_transfer.heads import check_loaded, draw_new_head
 from hf_transfer.image_size import resize_input
-from hf_transfer.lineage import lineage_of
-from hf_transfer.registry import INFERRED, architecture_name, registry_key, wrap
-from hf_transfer.repo_ids import is_repo_id
+from hf_transfer.origins import (
+    BaseModel,
+    folder_origin,
+    hub_origin,
+    random_origin,
+    remember_origin,
+    resolve_revision,
+)
+from hf_transfer.registry import INFERRED, registry_key, wrap
 from hf_transfer.saving import complete_timm_config
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BaseModel:
-    """Where the weights that training starts from came from; goes into the run's record.
-
-    Attributes:
-        id: Hub id, or the name of a local folder (never its path).
-        on_hub: Whether `id` is a Hub id.
-        revision: Commit of the Hub repository, where known.
-        architecture: As in `hf_transfer.registry.architecture_name`.
-        library: "timm" or "transformers".
-        parameters: Number of parameters, with the new head.
-        license: As the checkpoint states it; None where it states none.
-        lineage: Of a local folder, the model on the Hub that its weights were made from; see `lineage_of`.
-        random_weights: Whether there was no checkpoint, only the name of an architecture.
-    """
-
-    id: str
-    on_hub: bool
-    revision: str | None
-    architecture: str
-    library: str
-    parameters: int
-    license: str | None = None
-    lineage: dict[str, str | None] | None = None
-    random_weights: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -99,6 +73,7 @@ def load_for_training(
         ModelError: The checkpoint is not found, is not an image classifier, lacks weights beside the head, or cannot
             take such images.
     """
+    revision = _resolved(name, revision)
     config = _load_config(name, revision, len(label_names))
     config.id2label, config.label2id = dict(enumerate(label_names)), {n: i for i, n in enumerate(label_names)}
     with torch.random.fork_rng(devices=[]):
@@ -116,7 +91,7 @@ def load_for_training(
     if image_size is not None:
         model, processor = resize_input(model, image_size), with_image_size(processor, image_size)
     complete_timm_config(model, processor)
-    return LoadedModel(model, processor, _base_model(name, revision, model), new_head or reset_head)
+    return LoadedModel(model, processor, _noted_origin(name, revision, model), new_head or reset_head)
 
 
 def check_trainable(name: str, revision: str | None = None) -> None:
@@ -152,13 +127,14 @@ def load_trained(folder: str, revision: str | None = None) -> LoadedModel:
     """
     if is_bare_name(folder):
         raise ModelError(f"{folder} names an architecture without trained weights; give a Hub id or a folder.")
+    revision = _resolved(folder, revision)
     model, info = _load_model(folder, revision, _load_config(folder, revision))
     if check_loaded(model, folder, info):
         raise ModelError(
             f"{folder!r} has no trained classification head, or one for another number of labels than its config.json "
             "says. Train it first: hf-transfer train."
         )
-    return LoadedModel(model, load_processor(folder, revision), _base_model(folder, revision, model), False)
+    return LoadedModel(model, load_processor(folder, revision), _noted_origin(folder, revision, model), False)
 
 
 def load_structure(name: str, revision: str | None = None, num_labels: int | None = None) -> nn.Module:
@@ -191,16 +167,6 @@ def label_names_of(model: nn.Module) -> tuple[str, ...]:
     """A model's label names, in the order of the class indices."""
     id2label: dict[int, str] = model.config.id2label  # type: ignore[assignment, union-attr]
     return tuple(str(id2label[index]) for index in sorted(id2label))
-
-
-def base_model_of(model: nn.Module) -> BaseModel:
-    """Where a loaded model came from, as far as it knows; a model that was built here came from its architecture."""
-    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or "")
-    if name and (Path(name).exists() or ("/" in name and is_repo_id(name))):
-        return _base_model(name, None, model)
-    # The folder that it came from is gone, or it never had one.
-    name = Path(name).name or architecture_name(model)
-    return replace(_base_model(name, None, model), on_hub=False, revision=None, random_weights=False)
 
 
 def _load_config(name: str, revision: str | None, num_labels: int | None = None) -> Any:
@@ -261,36 +227,19 @@ def _first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
 
 
-def _base_model(name: str, revision: str | None, model: nn.Module) -> BaseModel:
-    bare = is_bare_name(name)
-    local = not bare and Path(name).is_dir()
-    architecture = architecture_name(model)
-    settings = getattr(model.config, "pretrained_cfg", None) or {}
-    return BaseModel(
-        id=Path(name).resolve().name if local else name,
-        on_hub=not local and not bare,
-        revision=getattr(model.config, "_commit_hash", None) or (None if local or bare else revision),
-        architecture=architecture,
-        library="timm" if architecture.startswith("timm:") else "transformers",
-        parameters=sum(p.numel() for p in model.parameters()),
-        license=None if bare else settings.get("license") or _card_license(name),
-        random_weights=bare,
-        lineage=lineage_of(name) if local else None,
-    )
+def _resolved(name: str, revision: str | None) -> str | None:
+    """The commit on the Hub that is loaded; of folders and bare names the revision as it was given."""
+    return revision if is_bare_name(name) or Path(name).exists() else resolve_revision(name, revision)
 
 
-def _card_license(name: str) -> str | None:
-    """The licence that a local folder's card or configuration states."""
-    from huggingface_hub import ModelCard
-
-    card = Path(name) / "README.md"
-    if not card.is_file():
-        return None
-    try:
-        stated = ModelCard.load(card, ignore_metadata_errors=True).data.get("license")
-    except (ValueError, OSError, json.JSONDecodeError):
-        return None
-    return stated if isinstance(stated, str) else None
+def _noted_origin(name: str, revision: str | None, model: nn.Module) -> BaseModel:
+    """Where the weights of a model that was loaded here came from; noted on the model as well."""
+    if is_bare_name(name):
+        origin = random_origin(name, model)
+    else:
+        origin = folder_origin(name, model) if Path(name).is_dir() else hub_origin(name, revision, model)
+    remember_origin(model, origin)
+    return origin
 
 
 class _quiet:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from torch import nn
 
 from hf_transfer.card import write_card
-from hf_transfer.data import decode_image
+from hf_transfer.data import SkippedImage, decode_image
 from hf_transfer.diagnosis.figure import FILE as DEPTHS_FIGURE
 from hf_transfer.diagnosis.result import FILE as DIAGNOSIS_FILE
 from hf_transfer.diagnosis.result import Diagnosis
@@ -29,6 +29,8 @@ from hf_transfer.run_record import RunRecord
 if TYPE_CHECKING:
     from datasets import Dataset
 
+SKIPPED_FILE = "skipped_images.json"
+"""Names of images that were left out: they can tell of people, and so are in no file that is published."""
 # What a run leaves behind, as far as it says that the folder is one's.
 _RUN_FILES = ("config.json", "model.safetensors", "run.json", "transfer_plan.json", "trainer_state.json")
 _RUN_PATTERNS = (
@@ -37,6 +39,7 @@ _RUN_PATTERNS = (
     "report.html",
     DIAGNOSIS_FILE,
     "predictions*.parquet",
+    SKIPPED_FILE,
     "*_results.json",
     "preprocessor_config.json",
     "probe.json",
@@ -140,13 +143,16 @@ class SplitResult:
     images: Dataset
 
 
-def write_results(folder: Path, record: RunRecord, results: Sequence[SplitResult]) -> None:
+def write_results(
+    folder: Path, record: RunRecord, results: Sequence[SplitResult], skipped: Sequence[SkippedImage] = ()
+) -> None:
     """Write everything but the model: plan, record, predictions, figures, card and report.
 
     Args:
         folder: The run's output folder.
         record: The whole record of the run.
         results: The evaluation split first.
+        skipped: Images that were left out; their names go into a file of their own, which is not published.
 
     Raises:
         OutputError: A file cannot be written; the model in the folder is not touched.
@@ -164,6 +170,10 @@ def write_results(folder: Path, record: RunRecord, results: Sequence[SplitResult
         figures = _write_figures(folder / "figures", data, results[0])
         write_card(folder, data, figures={path.stem: f"figures/{path.name}" for path in figures})
         write_report(folder / "report.html", data, data["evaluation"], figures)
+        (folder / SKIPPED_FILE).unlink(missing_ok=True)
+        if skipped:
+            listed = json.dumps([asdict(image) for image in skipped], indent=2)
+            (folder / SKIPPED_FILE).write_text(listed + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"The results cannot be written to {folder}: {error}. The model there is whole.") from error
 

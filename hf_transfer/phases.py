@@ -16,6 +16,9 @@ from hf_transfer.optimizer_groups import OptimizerGroup, no_decay_names, optimiz
 from hf_transfer.plan import Phase, TransferPlan, group_learning_rates
 from hf_transfer.registry import architecture_name, norm_parameter_names, wrap
 
+NO_WARMUP = ("constant", "reduce_lr_on_plateau", "greedy")
+"""Schedules of transformers that pay no attention to the steps of warm-up."""
+
 
 @dataclass(frozen=True)
 class PhaseSteps:
@@ -30,6 +33,7 @@ class PhaseSteps:
         learning_rate: Peak learning rate of pretrained layers.
         shift: Steps by which it begins earlier than planned, because phases before it stopped early.
         is_measured: Whether the learning rate was chosen when the phase began, and not given.
+        planned: Number of steps that were planned, of a phase that stopped early; else None.
     """
 
     phase: Phase
@@ -40,6 +44,7 @@ class PhaseSteps:
     learning_rate: float
     shift: int = 0
     is_measured: bool = False
+    planned: int | None = None
 
     @property
     def steps(self) -> int:
@@ -50,6 +55,18 @@ class PhaseSteps:
     def solved(self) -> bool:
         """Whether the head was solved, so that there were no steps."""
         return self.phase.head_solver is not None and not self.steps
+
+    @property
+    def was_reached(self) -> bool:
+        """False for a phase that the run stopped before."""
+        return bool(self.steps or self.planned is None)
+
+    def ended_at(self, step: int) -> PhaseSteps:
+        """The same with the steps before a step alone."""
+        if step >= self.end:
+            return self
+        planned = self.steps if self.planned is None else self.planned
+        return replace(self, start=min(self.start, step), end=step, planned=planned)
 
 
 @dataclass(frozen=True)
@@ -75,8 +92,13 @@ class ResolvedPlan:
         moved = [replace(p, start=p.start - early, end=p.end - early, shift=p.shift + early) for p in self.phases]
         before = list(self.phases[:index])
         if before and not before[-1].solved:  # one that was solved stays where it was
-            before[-1] = replace(before[-1], end=step)
+            last = before[-1]  # without any step it did not stop early: its head was solved
+            before[-1] = last.ended_at(step) if last.start < step < last.end else replace(last, end=step)
         return replace(self, phases=(*before, *moved[index:]))
+
+    def ended_at(self, step: int) -> ResolvedPlan:
+        """The same with the steps that were made, of a run that ended at a step."""
+        return replace(self, phases=tuple(phase.ended_at(step) for phase in self.phases))
 
     def with_learning_rate(self, index: int, learning_rate: float) -> ResolvedPlan:
         """The same with another learning rate in phase `index`; all groups keep their rates relative to it."""
@@ -114,7 +136,8 @@ class ResolvedPlan:
         }
 
     def _group_phase(self, optimizer_groups: Sequence[OptimizerGroup], index: int) -> dict[str, Any]:
-        trained = [g for g in optimizer_groups if g.learning_rates[index] is not None]
+        reached = self.phases[index].was_reached
+        trained = [g for g in optimizer_groups if reached and g.learning_rates[index] is not None]
         names = [name for g in trained for name in g.parameter_names]
         counts = {"trained_parameters": self._count(names), "trained_tensors": len(names)}
         if self.phases[index].solved:
@@ -127,17 +150,19 @@ class ResolvedPlan:
     def _phase_dict(self, index: int) -> dict[str, Any]:
         steps = self.phases[index]
         trained = [n for g in self.optimizer_groups if g.learning_rates[index] is not None for n in g.parameter_names]
-        return {
+        stopped = {} if steps.planned is None else {"planned_steps": steps.planned}
+        told = {
             "name": steps.phase.name,
             "train": steps.phase.to_dict()["train"],
             "start_step": steps.start,
             "end_step": steps.end,
             "epochs": None if steps.solved else steps.phase.epochs,
             "lr_scheduler_type": "none" if steps.solved else steps.lr_scheduler_type,
-            "warmup_steps": 0 if steps.solved else steps.warmup_steps,
+            "warmup_steps": 0 if steps.solved or steps.lr_scheduler_type in NO_WARMUP else steps.warmup_steps,
             "norm": steps.phase.norm,
-            "trained_parameters": self._count(trained),
-        } | self._how_found(steps)
+            "trained_parameters": self._count(trained) if steps.was_reached else 0,
+        }
+        return told | stopped | self._how_found(steps)
 
     def _how_found(self, steps: PhaseSteps) -> dict[str, Any]:
         if steps.solved:

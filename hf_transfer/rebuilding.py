@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_transfer.errors import ModelError
+from hf_transfer.origins import carry_origin
 from hf_transfer.saving import is_timm_wrapper
 
 # Name, old value and a new one of the wanted shape; returns what to put there, or None if it knows no way.
@@ -121,6 +122,7 @@ def transplant(
                 misfits[name] = tuple(old[name].shape) if name in old else ()
         carried[name] = value
     target.load_state_dict(carried)
+    carry_origin(source, target)
     trained = {name: parameter.requires_grad for name, parameter in source.named_parameters()}
     for name, parameter in target.named_parameters():
         parameter.requires_grad_(trained.get(name, True))

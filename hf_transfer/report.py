@@ -152,6 +152,7 @@ def _figure(path: Path) -> dict[str, str]:
 
 _SHOWN_ELSEWHERE = (
     *("plan", "optimizer", "recipe", "solved_head", "solved_phase", "cache_decisions", "learning_rate_range"),
+    "optimizer_groups",
 )
 # Of a solved head: what one line holds.
 _SOLVED = ("solver", "parameter", "value", "estimate", "accuracy", "standard_error", "train_accuracy", "temperature")
@@ -178,7 +179,10 @@ def _steps(phase: Mapping[str, Any]) -> str:
     start, end = phase.get("start_step"), phase.get("end_step")
     if phase.get("head_solver"):
         return f"solved ({phase['head_solver']})"
-    return "" if start is None or end is None else f"steps {start:,} to {end:,}"
+    if start is None or end is None:
+        return ""
+    planned = phase.get("planned_steps")
+    return f"steps {start:,} to {end:,}" + ("" if planned is None else f", stopped early ({planned:,} planned)")
 
 
 def _treatments(group: Mapping[str, Any]) -> list[str]:
@@ -284,5 +288,7 @@ def _counts(data: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _skipped(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How many images of each split could not be used."""
-    splits = Counter(str(image["split"]) for image in data.get("skipped") or [])
+    splits: Counter[str] = Counter()
+    for skipped in data.get("skipped") or []:
+        splits[str(skipped["split"])] += skipped.get("images", 1)
     return [(split, f"{count:,}") for split, count in splits.items()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,11 @@ class Resumption:
             resolved = resolved.begin_at(0, first).begin_at(1, first)  # it was solved, and so has no steps
         for index, start in enumerate(self.state.starts[: repeated + 1]):
             resolved = resolved.begin_at(index, start)
-        return resolved if self.exact else resolved.begin_at(repeated, self.step)
+        if self.exact:
+            return resolved
+        # Of other data: what a phase had fewer steps for is not known.
+        begun = resolved.begin_at(repeated, self.step)
+        return replace(begun, phases=tuple(replace(phase, planned=None) for phase in begun.phases))
 
     def check_schedule(self, scheduler: Any, learning_rate: float, measured: bool = False) -> None:
         """Check that the schedule can follow a learning rate that was changed.

@@ -60,7 +60,8 @@ class RunRecord:
         hardware: As from `collect_hardware`.
         seed: Of the training.
         split_seed: Of the split into training and evaluation images.
-        base_model: "id", "on_hub", "revision", "architecture", "library", "parameters", "license".
+        base_model: "id" (None where the origin of the weights is not known), "on_hub", "revision", "architecture",
+            "library", "parameters", "license".
         data: `hf_transfer.data.ImageData.to_dict()`.
         preprocessing: "height", "width", "mean", "std", "interpolation", "augmentation" and what else applies.
         training: "plan" (the content of `transfer_plan.json`, or None for a run without a plan), "optimizer" with
@@ -184,20 +185,23 @@ def collect_hardware(world_size: int = 1, device: str | None = None) -> dict[str
 
     Returns:
         "device", "processor" (its model where the system tells it, else its architecture), "cores" that this process
-        may use, "accelerators" (names of those visible; empty on a CPU) and "world_size".
+        may use, "accelerators" (names of those visible; empty on a CPU) and "world_size"; "machines" where these are
+        several.
     """
     import torch
 
     if device is None:
         found = torch.accelerator.current_accelerator(check_available=True)
         device = "cpu" if found is None else found.type
+    # As torchrun and accelerate tell each process.
+    machines = world_size // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or world_size))
     return {
         "device": device,
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "accelerators": _accelerators(device),
         "world_size": world_size,
-    }
+    } | ({"machines": machines} if machines > 1 else {})
 
 
 def _processor() -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from hf_transfer.data import Preprocessing
-from hf_transfer.models import base_model_of, label_names_of
+from hf_transfer.models import label_names_of
+from hf_transfer.origins import base_model_of
+from hf_transfer.phases import NO_WARMUP
 from hf_transfer.run_record import RunRecord, collect_hardware, collect_versions
 
 
@@ -14,6 +16,7 @@ def training_facts(trainer: Any) -> dict[str, Any]:
     if getattr(trainer, "solution", None) is not None:
         return _facts_of_solved_head(trainer)
     args, plan = trainer.args, getattr(trainer, "resolved_plan", None)
+    plan = None if plan is None else plan.ended_at(trainer.state.global_step)
     optimizer: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     logs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     best = trainer.state.best_global_step if args.load_best_model_at_end else None
@@ -40,9 +43,52 @@ def training_facts(trainer: Any) -> dict[str, Any]:
                 plan.parameter_counts.values() if plan else (p.numel() for p in trainer.model.parameters())
             ),
         }
+        | ({} if plan else _rates(trainer, optimizer))
+        | _schedule_options(trainer)
+        | _sharding(trainer)
         | _computed_once(trainer)
         | ({"learning_rate_range": tests} if tests else {})
     )
+
+
+def _rates(trainer: Any, optimizer: Any) -> dict[str, Any]:
+    """Of a run without a plan: rates and decay of the optimizer's groups before the schedule, and the schedule.
+
+    Only schedulers note the rates that they begin with; without one the rate is that of all steps.
+    """
+    groups = [
+        {
+            "initial_lr": group.get("initial_lr"),
+            "weight_decay": group.get("weight_decay"),
+            "parameters": sum(parameter.numel() for parameter in group["params"]),
+        }
+        for group in optimizer.param_groups
+    ]
+    facts: dict[str, Any] = {"optimizer_groups": groups}
+    scheduler = getattr(trainer.lr_scheduler, "scheduler", trainer.lr_scheduler)
+    if trainer._created_lr_scheduler:
+        args = trainer.args
+        kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+        warmup = 0 if kind in NO_WARMUP else args.get_warmup_steps(trainer.state.max_steps)
+        return facts | {"lr_scheduler_type": kind, "warmup_steps": warmup}
+    return facts | {"lr_scheduler_type": type(scheduler).__name__}  # it was given, and says no more
+
+
+def _schedule_options(trainer: Any) -> dict[str, Any]:
+    """What the arguments say of the schedule beside its name, such as a least rate; nothing of one that was given."""
+    options = trainer.args.lr_scheduler_kwargs
+    made = getattr(trainer, "resolved_plan", None) is not None or trainer._created_lr_scheduler
+    return {"lr_scheduler_kwargs": dict(options)} if options and made else {}
+
+
+def _sharding(trainer: Any) -> dict[str, Any]:
+    """By what the model was divided over the processes, if it was."""
+    ways = {
+        "FSDP": trainer.is_fsdp_enabled,
+        "DeepSpeed": trainer.is_deepspeed_enabled,
+        "FSDP of transformers": trainer.is_distributed_loading_by_transformers,
+    }
+    return {"sharded_by": next(name for name, used in ways.items() if used)} if any(ways.values()) else {}
 
 
 def _computed_once(trainer: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 
 Each run is `hf-transfer train` on Fashion-MNIST images and, but for the probe, on the ImageNet weights of the extra
 `demo`; the card is the one that `hf-transfer publish` would send. Record, card and figures are kept, weights are not.
+One run loads model and images from a Hub: the one of the tests, on this machine, to which they are put first.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -32,6 +34,10 @@ FOLDER = Path(__file__).parent.parent / "model_cards"
 REVISIONS = FOLDER / "revisions.json"
 MODEL, DATA = "tf_efficientnet_lite0", "fashion_mnist_sample"
 IMAGES = {"train": 400, "test": 200}
+FROM_THE_HUB = "from_the_hub"
+HUB_MODEL, HUB_DATA = "example/tf-efficientnet-lite0", "example/fashion-mnist-sample"
+# As the package states whose weights they are.
+HUB_CARD = "---\nlicense: apache-2.0\nlibrary_name: timm\n---\n# tf_efficientnet_lite0\n"
 COMMON = {"image_size": "64", "augmentation": "none", "seed": "0", "per_device_train_batch_size": "16"}
 RUNS = {
     # EfficientNet cannot be cut behind an earlier layer. A ResNet can, but there are no weights of one offline.
@@ -42,6 +48,7 @@ RUNS = {
         "learning_rate": "5e-4",
         "num_train_epochs": "1",
     },
+    FROM_THE_HUB: {"model_name_or_path": HUB_MODEL, "dataset": HUB_DATA, "recipe": "auto"},
     "timm_fine_tune": {
         "recipe": "fine_tune",
         "learning_rate": "5e-3",
@@ -92,8 +99,30 @@ def train(name: str, folder: Path) -> Path:
     """Run one command; returns its output folder."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     environment |= {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(FOLDER.parent)}
-    subprocess.run(command(name, Path(name)), cwd=folder, env=environment, check=True)
+    if name == FROM_THE_HUB:
+        with local_hub(folder) as url:
+            environment |= {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+            subprocess.run(command(name, Path(name)), cwd=folder, env=environment, check=True)
+    else:
+        subprocess.run(command(name, Path(name)), cwd=folder, env=environment, check=True)
     return folder / name
+
+
+@contextmanager
+def local_hub(folder: Path) -> Iterator[str]:
+    """A Hub on this machine that holds the inputs of a folder; gives its address."""
+    sys.path.insert(0, str(FOLDER.parent))
+    from tests.hub_server import HubServer, Repository
+
+    hub = HubServer()
+    for repo_id, source in ((HUB_MODEL, folder / MODEL), (f"datasets/{HUB_DATA}", folder / DATA)):
+        repository = hub.repositories[repo_id] = Repository(repo_id, private=False)
+        if repo_id == HUB_MODEL:
+            repository.put(CARD_NAME, HUB_CARD.encode())
+        for path in sorted(source.iterdir()):
+            repository.put(path.name, path.read_bytes())
+    with hub.running():
+        yield hub.url
 
 
 def keep(name: str, output: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from hf_transfer.card import render_card
 from hf_transfer.evaluation.calibration import fit_temperature, measure_calibration
-from tests.test_card import changed, record, section
+from tests.card_records import changed, record, section
 
 
 def drawn(n: int, temperature: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

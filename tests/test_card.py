@@ -1,4 +1,4 @@
-"""Model cards: what they print is what the record says, and nothing in a record can break them.
+"""Model cards: what they print is what the record says.
 
 `tests/data/card_two_phases.md` is a whole card. After a wanted change of the template, write it again by
 `HF_TRANSFER_UPDATE_GOLDEN=1 pytest tests/test_card.py -k golden` and read the difference.
@@ -6,186 +6,21 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from huggingface_hub import ModelCard
-from markdown_it import MarkdownIt
 
 from hf_transfer import recipes
 from hf_transfer.card import render_card, validate_metadata, write_card
-from hf_transfer.card_tables import FULL_TABLE_GROUPS, code, duration, escape
+from hf_transfer.card_tables import duration
+from hf_transfer.card_training import FULL_TABLE_GROUPS
 from hf_transfer.errors import ArgumentError, OutputError
-from hf_transfer.evaluation import ClassScore, Confusion, EvaluationReport, MetricValue
-from hf_transfer.layers import LayerGroup
-from hf_transfer.optimizer_groups import optimizer_groups
-from hf_transfer.phases import PhaseSteps, ResolvedPlan
-from hf_transfer.plan import Phase, TransferPlan
-from hf_transfer.run_record import RunRecord
+from hf_transfer.plan import TransferPlan
+from tests.card_records import PLANS, changed, metadata, record, report, section, tables_in
 
 GOLDEN = Path(__file__).parent / "data" / "card_two_phases.md"
-STEPS = 50
-
-
-def record(
-    plan: TransferPlan | None = None, blocks: int = 3, labels: tuple[str, ...] = ("cat", "dog")
-) -> dict[str, Any]:
-    """A run record as the trainer makes it, with a made-up model of `blocks` blocks."""
-    plan = recipes.fine_tune(3, 2e-4) if plan is None else plan
-    resolved = resolve(plan, blocks)
-    made = RunRecord(
-        created="2025-01-02T03:04:05+00:00",
-        command="hf-transfer train --model_name_or_path timm/tiny --dataset pets --output_dir out",
-        versions={"python": "3.11.7", "torch": "2.9.0", "timm": "1.0.31", "hf_transfer_learning": "0.1.0"},
-        hardware={"device": "cpu", "processor": "Some CPU", "cores": 2, "accelerators": [], "world_size": 1},
-        seed=42,
-        split_seed=7,
-        base_model={
-            "id": "timm/tiny.a1_in1k",
-            "on_hub": True,
-            "revision": "0123abc",
-            "architecture": "timm:tiny",
-            "library": "timm",
-            "parameters": sum(group["parameters"] for group in resolved["groups"]),
-            "license": "apache-2.0",
-        },
-        data={
-            "name": "pets",
-            "hub_id": "someone/pets",
-            "revision": "fedc321",
-            "fingerprint": "a1b2c3",
-            "evaluation_split": "validation",
-            "label_names": list(labels),
-            "counts": {
-                "train": {label: 1000 + i for i, label in enumerate(labels)},
-                "validation": {label: 60 + i for i, label in enumerate(labels)},
-            },
-            "median_size": {"height": 200, "width": 300},
-            "skipped": [{"split": "train", "name": "cat/1.jpg", "reason": "truncated"}],
-        },
-        preprocessing={
-            "height": 96,
-            "width": 128,
-            "mean": [0.5, 0.5, 0.25],
-            "std": [0.1, 0.2, 0.3],
-            "interpolation": "bicubic",
-            "augmentation": "light",
-        },
-        training={
-            "plan": resolved,
-            "optimizer": {
-                "class": "AdamW",
-                "defaults": {"lr": 9.0, "betas": [0.9, 0.999], "eps": 1e-8, "amsgrad": False},
-            },
-            "batch_size_per_device": 16,
-            "gradient_accumulation_steps": 2,
-            "effective_batch_size": 32,
-            "precision": "bf16",
-            "max_grad_norm": 1.0,
-            "label_smoothing": 0.1,
-            "steps": STEPS * len(plan.phases),
-            "epochs": 5.0,
-            "best_checkpoint_step": None,
-            "final_loss": 0.4321,
-        },
-        timing={"train_seconds": 123.4, "images_per_second": 81.25, "evaluation_seconds": 2.5},
-        evaluation={"validation": report("validation", labels).to_dict()},
-        log_history=[{"loss": 0.4321, "step": STEPS}],
-    )
-    return made.to_dict()
-
-
-def resolve(plan: TransferPlan, blocks: int) -> dict[str, Any]:
-    """The content of `transfer_plan.json` for a made-up model: each group has a weight, a bias and a norm."""
-    names = ["stem", *(f"blocks.{i}" for i in range(blocks)), "neck", "head"]
-    roles = ["stem", *["block"] * blocks, "neck", "head"]
-    groups = tuple(
-        LayerGroup(i, name, role, tuple(f"{name}.{part}" for part in ("weight", "bias", "norm.weight")))
-        for i, (name, role) in enumerate(zip(names, roles, strict=True))
-    )
-    parameters = [name for group in groups for name in group.parameter_names]
-    norms = [name for name in parameters if "norm" in name]
-    without_decay = [*norms, *(name for name in parameters if name.endswith("bias"))]
-    steps = tuple(
-        PhaseSteps(
-            phase, i * STEPS, (i + 1) * STEPS, phase.lr_scheduler_type or "cosine", 5 + i, phase.learning_rate or 1e-3
-        )
-        for i, phase in enumerate(plan.phases)
-    )
-    counts = {name: 10_000 + i for i, name in enumerate(parameters)}
-    made = optimizer_groups(groups, plan.phases, 1e-3, 0.05, norms, without_decay)
-    return ResolvedPlan(plan, "timm:tiny", groups, made, counts, steps).to_dict()
-
-
-def report(split: str, labels: tuple[str, ...]) -> EvaluationReport:
-    """An evaluation with made-up numbers."""
-    n = 100 * len(labels)
-    metrics = {"accuracy": MetricValue(0.8725, 0.8401, 0.8999), "ece": MetricValue(0.0512, None, None)}
-    confusion = tuple(tuple(90 if i == j else 0 for j in range(len(labels))) for i in range(len(labels)))
-    return EvaluationReport(
-        split=split,
-        n=n,
-        label_names=labels,
-        metrics=metrics,
-        per_class=tuple(
-            ClassScore(label, 0.75, 0.5 + i / 1000, 0.6 + i / 1000, 100 + i) for i, label in enumerate(labels)
-        ),
-        confusion=confusion,
-        worst_confusions=(Confusion(labels[0], labels[1], 13, 0.125),),
-    )
-
-
-def section(card: str, title: str) -> str:
-    """The text of a section, without its subsections' end."""
-    found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", card, re.DOTALL | re.MULTILINE)
-    assert found is not None, f"no section {title}"
-    return found.group(1)
-
-
-def tables_in(text: str) -> list[list[list[str]]]:
-    """The Markdown tables in a text: rows of cells as a reader sees them, without the rule."""
-    found = re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE)
-    return [[split_row(line) for i, line in enumerate(block.splitlines()) if i != 1] for block in found]
-
-
-def split_row(line: str) -> list[str]:
-    """Cells of a row; a bar behind a backslash is part of its cell."""
-    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-
-
-def metadata(card: str) -> dict[str, Any]:
-    """The metadata of a card."""
-    found = yaml.safe_load(card.split("---\n")[1])
-    assert isinstance(found, dict)
-    return found
-
-
-def changed(given: Mapping[str, Any], /, **parts: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with some values of its parts changed."""
-    return {**given, **{name: {**given[name], **values} for name, values in parts.items()}}
-
-
-PLANS: dict[str, TransferPlan] = {
-    "two phases": recipes.lp_ft(2, 3, 2e-4, layer_decay=0.75),
-    "from scratch": recipes.from_scratch(4, 1e-3),
-    "biases": recipes.bias_only(2, 2e-3),
-    "norms": recipes.norm_only(2, 2e-3),
-    "last blocks": recipes.last_blocks(2, 2, 3e-5, layer_decay=0.65),
-    "three phases": TransferPlan(
-        (
-            Phase("head", "head", max_steps=9, learning_rate=1e-2),
-            Phase("last", ("blocks:1", "norm"), learning_rate=3.125e-4, weight_decay=0.0, norm="train"),
-            Phase("all", "all", epochs=0.5, learning_rate=7e-6, lr_scheduler_type="constant"),
-        )
-    ),
-}
 
 
 @pytest.mark.parametrize("blocks", [3, 12])
@@ -278,7 +113,7 @@ def test_data_and_evaluation_are_those_of_the_record() -> None:
         ["cow", "1,002", "62"],
         ["**all**", "3,003", "183"],
     ]
-    assert "left out: `train` 1." in section(card, "Data")
+    assert "left out: `train` 1. Reasons: it is damaged or cut short (1)." in section(card, "Data")
     metrics, classes, mistakes = tables_in(section(card, "Evaluation"))
     assert metrics[1:] == [["Accuracy", "0.873", "0.840 to 0.900"], ["Calibration error (ECE)", "0.051", "–"]]
     assert classes[2] == ["dog", "0.750", "0.501", "0.601", "101"]
@@ -293,6 +128,40 @@ def test_a_drawn_evaluation_split_is_told() -> None:
     assert f"Evaluation split: `{own}`, set aside" in section(card, "Data")
     assert "Seed of the split | 7 |" in card and "Seed of the split" not in render_card(record())
     assert "Evaluation split: `validation`, as the data came with it." in render_card(record())
+
+
+TRAIN = "hf-transfer train --dataset pets"
+
+
+@pytest.mark.parametrize(
+    ("command", "hardware", "shown"),
+    [
+        (TRAIN, {"world_size": 1}, TRAIN),
+        (TRAIN, {"world_size": None}, TRAIN),
+        (TRAIN, {"world_size": 4, "device": "cuda"}, "accelerate launch --multi_gpu --num_processes 4"),
+        (TRAIN, {"world_size": 2}, "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2"),
+        (
+            TRAIN,
+            {"world_size": 16, "machines": 2, "device": "cuda"},
+            "accelerate launch --multi_gpu --num_processes 16 --num_machines 2",
+        ),
+        ("python train.py", {"world_size": 2}, "python train.py"),
+    ],
+)
+def test_command_starts_as_many_processes(command: str, hardware: dict[str, object], shown: str) -> None:
+    """The command of a run in several processes begins with the launcher; one that is not ours is left as it is."""
+    card = render_card(changed(record() | {"command": command}, hardware=hardware))
+    program = "" if shown == command else f" -m hf_transfer{command.removeprefix('hf-transfer')}"
+    assert f"```bash\n{shown}{program}\n```" in card
+
+
+@pytest.mark.parametrize(("by", "flag"), [("FSDP", "--use_fsdp"), ("DeepSpeed", "--use_deepspeed")])
+def test_a_sharded_model_is_told(by: str, flag: str) -> None:
+    """The launcher of a run whose processes shared the model is told to do that, and the settings say so."""
+    hardware = {"world_size": 2, "device": "cuda"}
+    card = render_card(changed(record() | {"command": TRAIN}, hardware=hardware, training={"sharded_by": by}))
+    assert f"accelerate launch {flag} --num_processes 2 -m hf_transfer train" in card
+    assert f"| Model divided over the processes by | {by} |" in card and "divided over" not in render_card(record())
 
 
 def test_many_classes() -> None:
@@ -386,28 +255,6 @@ def test_unknown_things_are_left_out() -> None:
     validate_metadata(card)
 
 
-def test_metadata_round_trip() -> None:
-    """huggingface_hub reads back what was written, and the results keep split, revision and value."""
-    card = ModelCard(render_card(record(), repo_id="someone/pets-model"))
-    data = card.data
-    assert (data.library_name, data.pipeline_tag, data.license) == (
-        "transformers",
-        "image-classification",
-        "apache-2.0",
-    )
-    assert (data.base_model, data.base_model_relation) == ("timm/tiny.a1_in1k", "finetune")
-    assert data.datasets == ["someone/pets"] and data.metrics == ["accuracy"]
-    assert data.tags == ["image-classification", "vision", "hf_transfer", "timm", "generated_from_trainer"]
-    assert data.model_name == "pets-model"
-    first = data.eval_results[0]
-    assert (first.metric_type, first.metric_value, first.metric_name) == ("accuracy", 0.8725, "Accuracy")
-    assert (first.dataset_type, first.dataset_split, first.dataset_revision) == (
-        "someone/pets",
-        "validation",
-        "fedc321",
-    )
-
-
 def test_transformers_model_has_no_timm_example() -> None:
     """Only a timm model is tagged and explained as one; the id is in the examples once it is known."""
     timm_card = render_card(record(), repo_id="someone/pets-model")
@@ -435,84 +282,6 @@ def test_evaluation_split_comes_first_and_choice_is_told() -> None:
     assert re.findall(r"^### (\w+)", card, re.MULTILINE) == ["validation", "test"]
     assert re.search(r"step 40, chosen by their result on\s`validation`", card)
     assert "chosen" not in render_card(record())
-
-
-HOSTILE = "a|b<script>alert(1)</script>`x`\n# [y](http://z) **w** &amp; \\ ~~s~~ ![i](j) __u__ <!-- user:end -->\u202e"
-
-
-def test_hostile_labels_break_nothing() -> None:
-    """Whatever a label, a name or a command holds: tables keep their shape, nothing becomes HTML or a heading."""
-    data = record(labels=(HOSTILE, "dog"))
-    data["data"]["name"] = HOSTILE
-    data["base_model"] |= {"id": HOSTILE, "on_hub": False}
-    data["command"] = f"hf-transfer train '{HOSTILE}' ``` \n```\n# heading"
-    clean, card = render_card(record(labels=("cat", "dog"))), render_card(data)
-    validate_metadata(card)
-    body = card.split("\n---\n", 1)[1]
-    fence = re.search(r"^(`{4,})bash\n.*?^\1$", body, re.DOTALL | re.MULTILINE)
-    assert fence is not None, "the command's fence is longer than the backticks in it"
-    outside = body.replace(fence.group(), "")
-    shapes = [[len(row) for row in found] for found in tables_in(outside)]
-    assert shapes == [[len(row) for row in found] for found in tables_in(clean)]
-    headings = re.compile(r"^##+ .*", re.MULTILINE)
-    assert headings.findall(outside) == headings.findall(clean)
-    assert len(re.findall(r"^# ", outside, re.MULTILINE)) == 1
-    assert "<script" not in outside and outside.count("<!--") == 3 and "\u202e" not in outside
-    assert "[y](" not in outside and not re.search(r"(?<!\\)!\[i", outside)
-    label = tables_in(section(card, "Labels"))[0][1][1]
-    assert label == escape(HOSTILE) and label.startswith("a\\|b&lt;script&gt;")
-
-
-def test_hostile_record_as_a_browser_shows_it() -> None:
-    """A Markdown parser finds no HTML, link, picture or emphasis in a hostile card that a harmless one has not."""
-    data = record(labels=(HOSTILE, "dog"))
-    data["data"] |= {"name": HOSTILE, "hub_id": None, "evaluation_split": HOSTILE}
-    data["data"]["counts"] = {HOSTILE: {HOSTILE: 3}, "test": {}}
-    data["evaluation"]["validation"]["split"] = HOSTILE
-    data["base_model"] |= {"id": HOSTILE, "on_hub": False, "architecture": HOSTILE, "revision": HOSTILE}
-    data["training"]["plan"]["phases"][0]["name"] = HOSTILE
-    data["training"]["plan"]["groups"][0]["name"] = HOSTILE
-    data["training"]["optimizer"] = {"class": HOSTILE, "defaults": {HOSTILE: HOSTILE}}
-    data["preprocessing"] |= {"interpolation": HOSTILE}
-    data["hardware"]["processor"] = HOSTILE
-    data["versions"] = {"python": HOSTILE, HOSTILE: HOSTILE}
-    assert tokens(render_card(data)) == tokens(
-        render_card(changed(record(), base_model={"on_hub": False}, data={"hub_id": None}))
-    )
-
-
-def tokens(card: str) -> Counter[str]:
-    """What a Markdown parser finds in a card, save code and plain text; comments are the only HTML allowed."""
-    found: Counter[str] = Counter()
-    for block in MarkdownIt("commonmark").enable("table").parse(card.split("\n---\n", 1)[1]):
-        for token in [block, *(block.children or [])]:
-            if token.type in ("html_block", "html_inline"):
-                assert re.fullmatch(r"(<!--[\w :.,]*-->\s*)+", token.content), token.content
-            if token.type not in ("code_inline", "text", "text_special"):
-                found[token.type] += 1
-    return found
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("t_shirt", "t_shirt"),
-        ("_x_", "\\_x\\_"),
-        ("a\r\nb\tc\u2028d\x00", "a b c d"),
-        ("&lt;", "&amp;lt;"),
-        ("50 $ \\|", "50 \\$ \\\\\\|"),
-        ("猫 👨‍👩‍👧 é", "猫 👨‍👩‍👧 é"),
-    ],
-)
-def test_escape(text: str, expected: str) -> None:
-    """Harmless text stays readable; what Markdown or HTML would act on does not."""
-    assert escape(text) == expected
-
-
-def test_code_falls_back_to_escaped_text() -> None:
-    """Text that would break inline code in a table is escaped instead."""
-    assert code("blocks.0") == "`blocks.0`"
-    assert code("re:a|b`") == "re:a\\|b\\`"
 
 
 @pytest.mark.parametrize(
@@ -590,68 +359,3 @@ def test_license_and_limitations() -> None:
         render_card(record(), license="Apache License")
     with pytest.raises(ArgumentError, match="repo_id"):
         render_card(record(), repo_id="not an id")
-
-
-def with_metadata(edit: Callable[[dict[str, Any]], object]) -> str:
-    """A card whose metadata were edited."""
-    card = render_card(record())
-    data = metadata(card)
-    edit(data)
-    return f"---\n{yaml.safe_dump(data)}---\n\nbody\n"
-
-
-def first_result(data: dict[str, Any]) -> dict[str, Any]:
-    """The first result of a card's metadata."""
-    found = data["model-index"][0]["results"][0]
-    assert isinstance(found, dict)
-    return found
-
-
-@pytest.mark.parametrize(
-    ("edit", "key"),
-    [
-        (lambda d: d.update(base_model="runs/a/b"), "base_model"),
-        (lambda d: d.update(base_model=3), "base_model"),
-        (lambda d: d.update(base_model_relation="child"), "base_model_relation"),
-        (lambda d: d.update(datasets=[None]), r"datasets\[0\]"),
-        (lambda d: d.update(datasets="a/b"), "datasets"),
-        (lambda d: d.update(license="Apache 2.0"), "license"),
-        (lambda d: d.update(license="[More Information Needed]"), "license"),
-        (lambda d: d.update(license_name="TODO"), "license_name"),
-        (lambda d: d.update(tags="vision"), "tags"),
-        (lambda d: d.update(pipeline_tag=["x"]), "pipeline_tag"),
-        (lambda d: d.update(widget={"src": "x"}), "widget"),
-        (lambda d: d.update(co2=math.inf), "co2"),
-        (lambda d: first_result(d)["metrics"][0].update(value=math.nan), r"metrics\[0\].value"),
-        (lambda d: first_result(d)["metrics"][0].update(value="0.9"), r"metrics\[0\].*value"),
-        (lambda d: first_result(d).pop("task"), r"results\[0\].*task"),
-        (lambda d: first_result(d)["dataset"].pop("type"), "dataset.*type"),
-        (lambda d: first_result(d)["dataset"].update(config=3), "dataset.*config"),
-        (lambda d: d["model-index"][0].pop("name"), r"model-index\[0\].*name"),
-        (lambda d: d.update({"model-index": {}}), "model-index"),
-    ],
-)
-def test_validate_metadata_names_the_key(edit: Callable[[dict[str, Any]], object], key: str) -> None:
-    """Each fault that the Hub would refuse, or should, is found without it, and its key is named."""
-    with pytest.raises(ArgumentError, match=key):
-        validate_metadata(with_metadata(edit))
-
-
-def test_validate_metadata_finds_paths() -> None:
-    """A local path in the metadata is refused."""
-    with pytest.raises(OutputError, match="thumbnail"):
-        validate_metadata(with_metadata(lambda d: d.update(thumbnail="/home/anna/x.png")))
-
-
-@pytest.mark.parametrize("text", ["# no metadata\n", "---\n- a list\n---\n", "---\na: [\n---\n", ""])
-def test_validate_metadata_needs_metadata(text: str) -> None:
-    """A card without readable metadata is refused with one message."""
-    with pytest.raises(ArgumentError, match="metadata"):
-        validate_metadata(text)
-
-
-def test_validate_metadata_takes_a_data_set_called_todo() -> None:
-    """A user's own name is not taken for a gap."""
-    card = render_card(changed(record(), data={"name": "todo"}))
-    validate_metadata(card)
-    assert "fine-tuned on todo" in card

@@ -1,4 +1,4 @@
-"""hf_transfer.data.hub: data sets of the Hub and of save_to_disk, with the Hub's client replaced."""
+"""hf_transfer.data.hub: data sets of the Hub and of save_to_disk, with the Hub's client replaced or on a local Hub."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
 from hf_transfer.data import decode_image, hub, load
 from hf_transfer.errors import DataError
+from tests.hub_server import HubServer, Repository
+from tests.hub_server.fixtures import hub as local_hub
 from tests.image_files import encoded, picture
+
+__all__ = ["local_hub"]
 
 NAMES = ["cat", "dog"]
 
@@ -159,3 +163,28 @@ def test_damaged_saved_data_set(tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(DataError, match="'d' looks as if written by save_to_disk, but cannot be loaded"):
         load(str(tmp_path / "d"))
+
+
+def test_commit_of_a_data_set_on_the_hub(
+    local_hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit that was loaded is recorded, also when it comes from the cache without a network, or by a tag."""
+    monkeypatch.setattr("datasets.config.HF_ENDPOINT", local_hub.url)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = local_hub.repositories["datasets/me/pets"] = Repository("datasets/me/pets", private=False)
+    commits = []
+    for start in (0, 30):
+        for split, labels in (("train", [0, 1, 0, 1]), ("test", [1, 0])):
+            _dataset(labels, start + 10 * len(labels)).to_parquet(tmp_path / f"{split}.parquet")
+            commit = repository.put(f"{split}.parquet", (tmp_path / f"{split}.parquet").read_bytes())
+        commits.append(commit)
+    repository.tags["v1"] = commits[0]
+    newest, tagged = load("me/pets"), load("me/pets", revision="v1")
+    assert [newest.revision, tagged.revision] == [commits[1], commits[0]]
+    assert newest.fingerprint != tagged.fingerprint
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    cached = load("me/pets")
+    assert cached.revision == {data.fingerprint: data.revision for data in (newest, tagged)}[cached.fingerprint]

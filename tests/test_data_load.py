@@ -247,13 +247,17 @@ def test_the_same_image_in_train_and_evaluation_is_a_warning(tmp_path: Path, cap
 
 
 def test_record_is_plain_and_complete(tmp_path: Path) -> None:
-    """What goes into run.json is JSON and tells counts, sizes, skipped images and no path."""
-    record = load(str(_with_bad(tmp_path, 1))).to_dict()
+    """What goes into run.json is JSON and tells counts, sizes, how many images were skipped and why, and no path."""
+    record = load(str(_with_bad(tmp_path, 2))).to_dict()
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert str(tmp_path) not in json.dumps(record)
     assert record["images"] == {"train": 160, SPLIT: 40}
     assert record["median_size"] == {"height": 10, "width": 14}
-    assert record["skipped"][0]["name"] == "a/bad0.png"
+    assert record["skipped"] == [
+        {"split": "train", "reason": "it is no image, or of a format that Pillow does not know", "images": 1},
+        {"split": "train", "reason": "the file is empty", "images": 1},
+    ]
+    assert "bad" not in json.dumps(record)
     assert len(record["fingerprint"]) == 64
 
 

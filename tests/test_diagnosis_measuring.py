@@ -17,9 +17,10 @@ import torch
 from torch import nn
 
 from hf_transfer.diagnosis.measurements import ALL, LAST, Measurements
-from hf_transfer.diagnosis.measuring import layers_at_depths, measure
+from hf_transfer.diagnosis.measuring import measure
 from hf_transfer.diagnosis.twin import CALIBRATION_IMAGES
 from hf_transfer.errors import ArgumentError, DataError
+from hf_transfer.features.depths import layers_at_depths
 from hf_transfer.head_solving import solve_head
 from tests import labelled_images, tiny
 from tests.image_files import encoded
@@ -220,17 +221,6 @@ def test_what_cannot_be_measured_is_said(tmp_path: Path) -> None:
         model.vit.layernorm.weight[0] = math.nan
     with pytest.raises(DataError, match="not finite"):
         _measure(model, _bright([0, 1, 0, 1]), tmp_path)
-
-
-def test_depths_are_spread_evenly() -> None:
-    """The first and the last group are among them, and "last"; at most as many as asked for."""
-    model = tiny.timm_wrapper("tf_efficientnet_lite0")
-    everything = layers_at_depths(model, 100)
-    for depths in (1, 2, 5, 12):
-        found = layers_at_depths(model, depths)
-        assert len(found) == depths + 1
-        assert found[0] == everything[0]
-        assert depths == 1 or found[-2:] == everything[-2:]
 
 
 @pytest.mark.slow

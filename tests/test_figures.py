@@ -139,6 +139,15 @@ def test_layer_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: int
         assert "8.1e-04  (10%)" in drawn
 
 
+def test_layer_plan_says_which_phase_was_not_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A phase that the run stopped before has no steps to show."""
+    drawn = texts(monkeypatch)
+    groups, phases = plan(3)
+    phases = [*phases[:-1], dict(phases[-1]) | {"start_step": 10, "end_step": 10, "planned_steps": 5}]
+    figures.layer_plan(groups, phases, tmp_path / "layer_plan.png")
+    assert any(text.endswith("\nnot reached") for text in drawn) and not any("10 to 10" in text for text in drawn)
+
+
 def test_layer_plan_of_odd_plans(tmp_path: Path) -> None:
     """Nothing trained, many frozen groups and phases of unknown length are drawn; an empty plan gives no file."""
     path = tmp_path / "layer_plan.png"

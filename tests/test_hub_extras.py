@@ -14,9 +14,9 @@ from huggingface_hub import parse_eval_result_entries
 import hf_transfer as ht
 from hf_transfer.cli import main
 from hf_transfer.errors import ArgumentError, PublishError
+from tests.card_records import metadata
 from tests.hub_server import Fault, HubServer, Repository
 from tests.hub_server.fixtures import PUBLISHED, TOKEN, finished_run, hub
-from tests.test_card import metadata
 
 __all__ = ["hub"]
 

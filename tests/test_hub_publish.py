@@ -12,9 +12,9 @@ import hf_transfer as ht
 from hf_transfer.cli import main
 from hf_transfer.errors import ArgumentError, OutputError, PublishError
 from hf_transfer.hub import verification
+from tests.card_records import metadata
 from tests.hub_server import HubServer, Repository
 from tests.hub_server.fixtures import PUBLISHED, READ_TOKEN, TOKEN, finished_run, hub
-from tests.test_card import metadata
 
 __all__ = ["hub"]
 

@@ -12,8 +12,8 @@ from hf_transfer import recipes
 from hf_transfer.card import render_card
 from hf_transfer.lineage import lineage_of
 from hf_transfer.models import load_trained
+from tests.card_records import changed, metadata, record
 from tests.checkpoints import save_vit
-from tests.test_card import changed, metadata, record
 
 BASE = {"id": "timm/tiny.a1_in1k", "revision": "0123abc"}
 LOCAL: dict[str, Any] = {"id": "my-folder", "on_hub": False}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shlex
 from pathlib import Path
 
 import PIL.Image
 import pytest
+import yaml
 from markdown_it import MarkdownIt
 
 from hf_transfer.card_metadata import validate_metadata
@@ -30,8 +32,8 @@ def card_of(name: str) -> str:
 
 
 def test_every_run_has_a_card_and_is_listed() -> None:
-    """Four runs, four cards, each named in the folder's README; nothing is left of a run that is gone."""
-    assert len(CARDS) == 4 and sorted(p.name for p in FOLDER.iterdir() if p.is_dir()) == CARDS
+    """Five runs, five cards, each named in the folder's README; nothing is left of a run that is gone."""
+    assert len(CARDS) == 5 and sorted(p.name for p in FOLDER.iterdir() if p.is_dir()) == CARDS
     listed = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert all(f"({name}/README.md)" in listed for name in CARDS)
 
@@ -41,6 +43,18 @@ def test_golden(name: str) -> None:
     """The card is the one that the record gives; if that change is wanted: python scripts/make_model_cards.py."""
     assert make.golden_card(name) == card_of(name)
     validate_metadata(card_of(name))
+
+
+def test_what_comes_from_a_hub_is_shown() -> None:
+    """One card names a base model, its licence and a data set of a Hub, with commits, and tells its diagnosis."""
+    data, body = yaml.safe_load(card_of(make.FROM_THE_HUB).split("---\n")[1]), card_of(make.FROM_THE_HUB)
+    assert (data["base_model"], data["datasets"]) == (make.HUB_MODEL, [make.HUB_DATA])
+    assert f"license: {data['license']}\n" in make.HUB_CARD
+    record = RunRecord.load(FOLDER / make.FROM_THE_HUB / "run.json").to_dict()
+    commits = record["base_model"]["revision"], record["data"]["revision"]
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) and f"`{commit}`" in body for commit in commits)
+    assert data["model-index"][0]["results"][0]["dataset"]["revision"] == commits[1]
+    assert "### Diagnosis" in body and len(record["diagnosis"]["reasons"]) >= 3
 
 
 @pytest.mark.parametrize("name", CARDS)

@@ -24,7 +24,7 @@ import hf_transfer as ht
 from hf_transfer.card import render_card
 from hf_transfer.data import eval_transform
 from hf_transfer.errors import ArgumentError, DataError, ModelError, PlanError
-from hf_transfer.models import base_model_of
+from hf_transfer.origins import base_model_of
 from hf_transfer.training_facts import bare_record
 from tests import tiny
 from tests.labelled_images import counting, labelled_images, processor

@@ -17,11 +17,11 @@ import hf_transfer as ht
 from hf_transfer.cli import main
 from hf_transfer.errors import ArgumentError, InterruptedTrainingError, PublishError
 from tests import tiny
+from tests.card_records import metadata
 from tests.checkpoints import save_timm_resnet
 from tests.hub_server import Fault, HubServer, Repository
 from tests.hub_server.fixtures import READ_TOKEN, TOKEN, hub
 from tests.image_files import write_classes
-from tests.test_card import metadata
 from tests.training import RandomImages, arguments
 
 __all__ = ["hub"]

@@ -88,7 +88,7 @@ def run() -> dict[str, Any]:
             "hub_id": "someone/pets",
             "label_names": ["cat", "dog"],
             "counts": {"train": {"cat": 1000, "dog": 900}, "validation": {"cat": 10}},
-            "skipped": [{"split": "train", "name": "a.jpg", "reason": "truncated"}] * 3,
+            "skipped": [{"split": "train", "reason": reason, "images": n} for n, reason in enumerate(("a", "b"), 1)],
         },
         "preprocessing": {"height": 96, "width": 96, "mean": [0.5, 0.5, 0.5]},
         "training": {

@@ -136,6 +136,14 @@ def test_write_into_a_missing_folder(tmp_path: Path) -> None:
             record().save(tmp_path / folder / "run.json")
 
 
+def test_machines_are_told_where_there_are_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher says how many processes each machine has; without it, or on one machine, nothing is told."""
+    assert "machines" not in collect_hardware(4, "cpu")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert collect_hardware(4, "cpu")["machines"] == 2
+    assert "machines" not in collect_hardware(2, "cpu")
+
+
 def test_collected_facts_are_plain_and_not_private() -> None:
     """Versions and hardware can go into a record as they are, without host and user name."""
     made = record(versions=collect_versions(), hardware=collect_hardware(world_size=2, device="cpu"))

@@ -21,8 +21,8 @@ from hf_transfer.plan import HEAD_SOLVERS
 from hf_transfer.solvers import SOLVERS
 from hf_transfer.training_facts import bare_record, training_facts
 from tests import tiny
+from tests.card_records import section, tables_in
 from tests.labelled_images import labelled_images, processor
-from tests.test_card import section, tables_in
 from tests.training import RandomImages, arguments, logged
 
 

@@ -12,21 +12,12 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from torch import nn
-from transformers import BeitConfig, BeitForImageClassification, MobileViTConfig, MobileViTForImageClassification
 
 import hf_transfer as ht
-from hf_transfer.errors import ArgumentError, FrozenChangedError, NonFiniteLossError, PlanError
-from hf_transfer.plan import group_learning_rates
+from hf_transfer.errors import ArgumentError, FrozenChangedError, PlanError
 from hf_transfer.training_args import check_processes
 from tests import tiny
-from tests.training import RandomImages, arguments, logged
-
-
-def _train(model: nn.Module, folder: Path, plan: ht.TransferPlan | None = None, **options: Any) -> ht.TransferTrainer:
-    trainer = ht.TransferTrainer(model, arguments(folder, **options), train_dataset=RandomImages(), plan=plan)
-    trainer.train()
-    return trainer
+from tests.training import RandomImages, arguments, logged, trained
 
 
 @pytest.mark.parametrize("name", ["vit", "resnet"])
@@ -36,7 +27,7 @@ def test_without_plan_the_trajectory_is_trainers(name: str, tmp_path: Path) -> N
     model = tiny.TRANSFORMERS_MODELS[name]()
     twin = copy.deepcopy(model)
     options = {"num_train_epochs": 2, "weight_decay": 0.1, "warmup_steps": 2}
-    ours = _train(model, tmp_path, **options)
+    ours = trained(model, tmp_path, **options)
     stock_args = transformers.TrainingArguments(
         **{k: v for k, v in arguments(tmp_path, **options).to_dict().items() if k in ("output_dir", "learning_rate")},
         per_device_train_batch_size=8,
@@ -55,131 +46,24 @@ def test_without_plan_the_trajectory_is_trainers(name: str, tmp_path: Path) -> N
     assert all(torch.equal(value, theirs[key]) for key, value in model.state_dict().items())
 
 
-def _beit() -> nn.Module:
-    config = BeitConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
-    )
-    config.num_labels = 3
-    config.drop_path_rate = 0.0
-    return BeitForImageClassification(config)
-
-
-def _mobilevit() -> nn.Module:
-    config = MobileViTConfig(
-        image_size=32, hidden_sizes=[16, 16, 16], neck_hidden_sizes=[8, 8, 16, 16, 16, 16, 32], num_attention_heads=2
-    )
-    config.num_labels = 3
-    return MobileViTForImageClassification(config)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: tiny.vit(hidden_dropout_prob=0.0),
-        tiny.resnet,
-        tiny.convnext,
-        tiny.swin,
-        _beit,
-        _mobilevit,
-        tiny.efficientnet,
-    ],
-    ids=["vit", "resnet", "convnext", "swin", "beit", "mobilevit", "efficientnet"],
-)
-def test_gradient_accumulation_gives_the_same_loss_and_gradient(make: Any, tmp_path: Path) -> None:
-    """One batch of 16 and 4 of 4 give the same loss and gradient norm (batch norm in eval, no randomness)."""
-    torch.manual_seed(0)
-    model = make()
-    for module in model.modules():
-        if "Drop" in type(module).__name__:
-            module.forward = lambda hidden, *_, **__: hidden
-    plan = ht.recipes.fine_tune(head_lr_ratio=1.0, norm="eval")
-    values = []
-    for size, steps in ((16, 1), (4, 4)):
-        trainer = _train(
-            copy.deepcopy(model),
-            tmp_path,
-            plan,
-            per_device_train_batch_size=size,
-            gradient_accumulation_steps=steps,
-            max_grad_norm=1e9,
-            learning_rate=1e-4,
-        )
-        values.append((logged(trainer, "loss")[0], logged(trainer, "grad_norm")[0]))
-    assert values[1] == pytest.approx(values[0], rel=1e-5)
-
-
-def test_micro_batches_of_different_size_are_weighted(tmp_path: Path) -> None:
-    """14 images as one batch and as 8 + 6 give the same loss and gradient norm."""
-    torch.manual_seed(0)
-    model = tiny.resnet()
-    values = []
-    for size, steps in ((14, 1), (8, 2)):
-        args = arguments(
-            tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=steps, max_grad_norm=1e9
-        )
-        trainer = ht.TransferTrainer(
-            copy.deepcopy(model), args, train_dataset=RandomImages(14), plan=ht.recipes.fine_tune()
-        )
-        trainer.train()
-        values.append((logged(trainer, "loss")[0], logged(trainer, "grad_norm")[0]))
-    assert values[1] == pytest.approx(values[0], rel=1e-5)
-
-
-def test_accumulation_is_right_for_several_labels_per_image(tmp_path: Path) -> None:
-    """A ViT with multi-label targets gives the same loss and gradient norm for one batch of 16 and 4 of 4."""
-
-    class ManyLabels(RandomImages):
-        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-            item = super().__getitem__(index)
-            return item | {"labels": torch.nn.functional.one_hot(item["labels"], 3).float()}
-
-    model = tiny.vit(hidden_dropout_prob=0.0)
-    values = []
-    for size, steps in ((16, 1), (4, 4)):
-        args = arguments(
-            tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=steps, max_grad_norm=1e9
-        )
-        trainer = ht.TransferTrainer(copy.deepcopy(model), args, train_dataset=ManyLabels(16))
-        trainer.train()
-        values.append((logged(trainer, "loss")[0], logged(trainer, "grad_norm")[0]))
-    assert values[1] == pytest.approx(values[0], rel=1e-5)
-
-
-def test_ignored_labels_do_not_count(tmp_path: Path) -> None:
-    """With labels of -100 in one micro-batch the loss is still that of the whole batch."""
-    torch.manual_seed(0)
-    model = tiny.resnet()
-    data = RandomImages(16)
-    data.labels[torch.tensor([0, 1, 2, 5, 7])] = -100
-    values = []
-    for size, steps in ((16, 1), (8, 2)):
-        args = arguments(
-            tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=steps, max_grad_norm=1e9
-        )
-        trainer = ht.TransferTrainer(copy.deepcopy(model), args, train_dataset=data, plan=ht.recipes.fine_tune())
-        trainer.train()
-        values.append((logged(trainer, "loss")[0], logged(trainer, "grad_norm")[0]))
-    assert values[1] == pytest.approx(values[0], rel=1e-5)
-
-
 @pytest.mark.parametrize("name", sorted(tiny.TRANSFORMERS_MODELS))
 def test_frozen_is_bit_identical_and_trained_moves(name: str, tmp_path: Path) -> None:
     """After training the last block, all other parameters and buffers are unchanged, and each trained group moved."""
     model = tiny.TRANSFORMERS_MODELS[name]()
     before = copy.deepcopy(model.state_dict())
     plan = ht.recipes.last_blocks(1)
-    _train(model, tmp_path, plan)
+    trained(model, tmp_path, plan)
     after = model.state_dict()
     changed = {key for key in before if not torch.equal(before[key], after[key])}
-    trained = ht.select(model, plan.phases[0].train)
-    assert changed <= {key for group in trained for key in group.parameter_names}
-    assert all(changed.intersection(group.parameter_names) for group in trained)
+    moved = ht.select(model, plan.phases[0].train)
+    assert changed <= {key for group in moved for key in group.parameter_names}
+    assert all(changed.intersection(group.parameter_names) for group in moved)
 
 
 def test_model_is_given_back_after_training(tmp_path: Path) -> None:
     """requires_grad and train() are as before the training."""
     model = tiny.resnet()
-    _train(model, tmp_path, ht.recipes.linear_probe())
+    trained(model, tmp_path, ht.recipes.linear_probe())
     assert all(p.requires_grad for p in model.parameters())
     model.train()
     assert all(module.training for module in model.modules())
@@ -200,64 +84,6 @@ def test_foreign_write_to_a_frozen_tensor_is_found(tmp_path: Path) -> None:
         trainer.train()
 
 
-def test_optimizer_follows_the_plan(tmp_path: Path) -> None:
-    """Live optimizer groups have the plan's names and rates, and all follow the schedule to zero."""
-    model = tiny.vit()
-    plan = ht.recipes.fine_tune(layer_decay=0.5)
-    trainer = _train(model, tmp_path, plan, lr_scheduler_type="linear", weight_decay=0.1)
-    layers = ht.wrap(model).layer_groups
-    rates = dict(zip((g.name for g in layers), group_learning_rates(layers, plan.phases[0], 1e-2), strict=True))
-    groups = trainer.optimizer.param_groups
-    assert groups[0]["name"].startswith("head")
-    assert {g["name"].removesuffix("/no_decay"): g["initial_lr"] for g in groups} == pytest.approx(rates)
-    assert all(g["lr"] == 0 for g in groups)
-    assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
-
-
-def test_logs_carry_one_rate_per_group(tmp_path: Path) -> None:
-    """Each log line has the rate of every layer group; `learning_rate` is the head's."""
-    model = tiny.vit()
-    trainer = _train(model, tmp_path, ht.recipes.lp_ft(probe_epochs=1))
-    for name in (g.name for g in ht.wrap(model).layer_groups):
-        assert len(logged(trainer, f"learning_rate/{name}")) == 8
-    assert logged(trainer, "learning_rate/head") == logged(trainer, "learning_rate")
-    assert logged(trainer, "learning_rate/stem")[:4] == [0.0] * 4
-    assert logged(trainer, "phase")[3:5] == [1, 2]
-
-
-def test_phases_have_their_own_schedule(tmp_path: Path) -> None:
-    """In two phases of 4 steps with linear decay the head's rate starts at each phase's peak and decays in each."""
-    trainer = _train(tiny.vit(), tmp_path, ht.recipes.lp_ft(probe_epochs=1), lr_scheduler_type="linear")
-    shape = [1.0, 0.75, 0.5, 0.25]
-    expected = [20e-2 * s for s in shape] + [2e-2 * s for s in shape]
-    assert logged(trainer, "learning_rate/head") == pytest.approx(expected)
-    assert trainer.state.global_step == 8
-
-
-def test_rate_of_a_partly_trained_group_is_that_of_its_trained_part(tmp_path: Path) -> None:
-    """While only biases train, the logged rate of their layer group is theirs, not the 0 of the frozen weights."""
-    phases = (ht.Phase("biases", "bias", epochs=1), ht.Phase("all", "all", epochs=1))
-    trainer = _train(tiny.vit(), tmp_path, ht.TransferPlan(phases), lr_scheduler_type="constant")
-    assert logged(trainer, "learning_rate/vit.layers.0") == [1e-2] * 8
-
-
-def test_least_rate_counts_against_the_phase(tmp_path: Path) -> None:
-    """cosine_with_min_lr ends each phase at the least rate that was asked for."""
-    options = {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 5e-3}}
-    phases = (ht.Phase("a", "head", epochs=1), ht.Phase("b", "all", epochs=1))
-    for plan in (ht.TransferPlan(phases), ht.TransferPlan(phases[:1])):
-        trainer = _train(tiny.vit(), tmp_path, plan, **options)
-        assert min(logged(trainer, "learning_rate/head")) > 5e-3
-        assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(5e-3)
-
-
-def test_frozen_parameters_hold_no_optimizer_state(tmp_path: Path) -> None:
-    """Adam holds state for trained parameters only."""
-    trainer = _train(tiny.vit(), tmp_path, ht.recipes.linear_probe())
-    held = {id(p) for p in trainer.optimizer.state}
-    assert held == {id(p) for p in trainer.model.classifier.parameters()}
-
-
 @pytest.mark.parametrize("name", sorted(tiny.TRANSFORMERS_MODELS))
 def test_resumed_run_equals_uninterrupted_run(name: str, tmp_path: Path) -> None:
     """Two phases, stopped in each and resumed from fresh weights, end in the same weights as one run."""
@@ -265,7 +91,7 @@ def test_resumed_run_equals_uninterrupted_run(name: str, tmp_path: Path) -> None
     model = tiny.TRANSFORMERS_MODELS[name]()
     start = copy.deepcopy(model)
     plan = ht.recipes.lp_ft(probe_epochs=1)
-    whole = _train(model, tmp_path / "whole", plan, save_strategy="steps", save_steps=3)
+    whole = trained(model, tmp_path / "whole", plan, save_strategy="steps", save_steps=3)
     for checkpoint in ("checkpoint-3", "checkpoint-6"):
         other = copy.deepcopy(start)
         with torch.no_grad():
@@ -285,7 +111,7 @@ def test_resumed_run_equals_uninterrupted_run(name: str, tmp_path: Path) -> None
 
 def test_resuming_under_another_plan_is_refused(tmp_path: Path) -> None:
     """The checkpoint of a linear probe cannot be resumed as fine-tuning; the message says which plan to use."""
-    _train(tiny.vit(), tmp_path, ht.recipes.linear_probe(), save_strategy="steps", save_steps=2)
+    trained(tiny.vit(), tmp_path, ht.recipes.linear_probe(), save_strategy="steps", save_steps=2)
     trainer = ht.TransferTrainer(
         tiny.vit(), arguments(tmp_path), train_dataset=RandomImages(), plan=ht.recipes.fine_tune()
     )
@@ -320,7 +146,7 @@ def test_best_model_is_loaded_whole(name: str, tmp_path: Path) -> None:
 def test_second_train_trains_again(tmp_path: Path) -> None:
     """train() called twice starts the plan anew from the present weights, with a fresh optimizer."""
     model = tiny.vit()
-    trainer = _train(model, tmp_path, ht.recipes.lp_ft(probe_epochs=1))
+    trainer = trained(model, tmp_path, ht.recipes.lp_ft(probe_epochs=1))
     before = copy.deepcopy(model.state_dict())
     first = trainer.optimizer
     trainer.train()
@@ -333,14 +159,14 @@ def test_from_scratch_draws_new_weights(tmp_path: Path) -> None:
     model = tiny.resnet()
     with torch.no_grad():
         model.resnet.embedder.embedder.convolution.weight.fill_(7.0)
-    _train(model, tmp_path, ht.recipes.from_scratch(), learning_rate=1e-6)
+    trained(model, tmp_path, ht.recipes.from_scratch(), learning_rate=1e-6)
     assert model.resnet.embedder.embedder.convolution.weight.abs().max() < 3
 
 
 def test_resuming_from_scratch_keeps_the_checkpoint(tmp_path: Path) -> None:
     """Weights are drawn anew when the run starts, not when it is resumed."""
     plan = ht.recipes.from_scratch()
-    whole = _train(tiny.resnet(), tmp_path, plan, save_strategy="steps", save_steps=2)
+    whole = trained(tiny.resnet(), tmp_path, plan, save_strategy="steps", save_steps=2)
     resumed = ht.TransferTrainer(tiny.resnet(), arguments(tmp_path), train_dataset=RandomImages(), plan=plan)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     expected = whole.model.state_dict()
@@ -369,70 +195,6 @@ def test_smaller_batch_after_lack_of_memory_starts_the_plan_anew(tmp_path: Path)
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {"classifier.1.weight", "classifier.1.bias"}
     assert all(p.requires_grad for p in model.parameters())
-
-
-def test_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    """NaN stops before the optimizer step, names step and phase, and leaves earlier checkpoints."""
-    data = RandomImages()
-    data.pixels[:] = torch.nan
-    model = tiny.vit()
-    start = copy.deepcopy(model.state_dict())
-    trainer = ht.TransferTrainer(model, arguments(tmp_path), train_dataset=data, plan=ht.recipes.linear_probe())
-    with pytest.raises(NonFiniteLossError, match=r"loss became nan at step 1 .*'linear probe'.*No good checkpoint"):
-        trainer.train()
-    assert all(torch.equal(v, start[k]) for k, v in model.state_dict().items())
-
-
-def test_checkpoint_of_the_hurt_weights_is_not_called_good(tmp_path: Path) -> None:
-    """When step 2 hurts the weights, the last good checkpoint is that of step 1, not that of step 2."""
-
-    class Hurt(transformers.TrainerCallback):
-        def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            if state.global_step == 1:
-                model.classifier.weight.data.fill_(torch.nan)
-
-    args = arguments(tmp_path, save_strategy="steps", save_steps=1)
-    trainer = ht.TransferTrainer(
-        tiny.vit(), args, train_dataset=RandomImages(), callbacks=[Hurt()], plan=ht.recipes.linear_probe()
-    )
-    with pytest.raises(NonFiniteLossError, match=r"at step 3 .*last good checkpoint is checkpoint-1 "):
-        trainer.train()
-    assert (tmp_path / "checkpoint-1" / "model.safetensors").is_file()
-
-
-def test_evaluation_loss_that_is_not_finite_stops_before_the_save(tmp_path: Path) -> None:
-    """With one checkpoint kept, weights that give a NaN evaluation loss do not replace it."""
-
-    class Hurt(transformers.TrainerCallback):
-        def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-            if state.global_step == 7:
-                model.classifier.weight.data.fill_(torch.nan)
-
-    every = {"save_strategy": "epoch", "eval_strategy": "epoch", "save_total_limit": 1, "num_train_epochs": 3}
-    trainer = ht.TransferTrainer(
-        tiny.vit(),
-        arguments(tmp_path, **every),
-        train_dataset=RandomImages(),
-        eval_dataset=RandomImages(),
-        callbacks=[Hurt()],
-        plan=ht.recipes.linear_probe(),
-    )
-    with pytest.raises(NonFiniteLossError, match=r"eval_loss became nan at step 8 .*checkpoint-4 "):
-        trainer.train()
-    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-4"]
-
-
-def test_metrics_of_the_user_may_be_anything(tmp_path: Path) -> None:
-    """Lists and infinities that the user's own metrics return stop nothing, although their names end in loss."""
-    trainer = ht.TransferTrainer(
-        tiny.vit(),
-        arguments(tmp_path, eval_strategy="epoch"),
-        train_dataset=RandomImages(8),
-        eval_dataset=RandomImages(8),
-        compute_metrics=lambda _: {"class_loss": [1.0, 2.0], "log_loss": math.inf},
-    )
-    trainer.train()
-    assert logged(trainer, "eval_log_loss") == [math.inf]
 
 
 def test_early_stopping_and_best_model(tmp_path: Path) -> None:
@@ -481,7 +243,7 @@ def test_model_init_and_iterable_data(tmp_path: Path) -> None:
 def test_fractional_epochs_end_where_the_phases_end(tmp_path: Path) -> None:
     """Phases of 0.5 and 0.75 epochs (of 4 steps) take 2 and 3 steps."""
     plan = ht.TransferPlan((ht.Phase("a", "head", epochs=0.5), ht.Phase("b", "all", epochs=0.75)))
-    trainer = _train(tiny.resnet(), tmp_path, plan)
+    trainer = trained(tiny.resnet(), tmp_path, plan)
     assert logged(trainer, "phase") == [1] * 2 + [2] * 3
 
 
@@ -539,54 +301,6 @@ def test_plans_that_ranks_cannot_follow_are_refused(
         check_processes(plan, args)
 
 
-def test_optimizers_with_their_own_groups_are_refused(tmp_path: Path) -> None:
-    """An optimizer that is given its own groups cannot follow a plan."""
-    model = tiny.vit()
-    given = (torch.optim.SGD, {"params": list(model.parameters()), "lr": 0.1})
-    trainer = ht.TransferTrainer(
-        model,
-        arguments(tmp_path),
-        train_dataset=RandomImages(),
-        optimizer_cls_and_kwargs=given,
-        plan=ht.recipes.linear_probe(),
-    )
-    with pytest.raises(PlanError, match="chooses its own parameter groups"):
-        trainer.train()
-
-
-def test_own_optimizer_class_gets_the_groups(tmp_path: Path) -> None:
-    """optimizer_cls_and_kwargs of the user is used with the plan's groups."""
-    trainer = ht.TransferTrainer(
-        tiny.vit(),
-        arguments(tmp_path),
-        train_dataset=RandomImages(),
-        optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
-        plan=ht.recipes.linear_probe(),
-    )
-    trainer.train()
-    inner = trainer.optimizer.optimizer
-    assert isinstance(inner, torch.optim.SGD)
-    assert [g["name"] for g in inner.param_groups] == ["head", "head/no_decay"]
-
-
-def test_plateau_schedule_works_in_one_phase_only(tmp_path: Path) -> None:
-    """reduce_lr_on_plateau drives a plan of one phase, and is refused for two."""
-    options = {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"}
-    for plan in (ht.recipes.linear_probe(), ht.recipes.lp_ft(probe_epochs=1)):
-        trainer = ht.TransferTrainer(
-            tiny.vit(),
-            arguments(tmp_path, **options),
-            train_dataset=RandomImages(),
-            eval_dataset=RandomImages(),
-            plan=plan,
-        )
-        if len(plan.phases) == 1:
-            trainer.train()
-        else:
-            with pytest.raises(PlanError, match="plans of one phase"):
-                trainer.train()
-
-
 def test_columns_of_transforms_are_kept(tmp_path: Path) -> None:
     """A transform finds the columns that it reads; what it returns beyond the model's arguments is dropped."""
     from datasets import Dataset
@@ -609,7 +323,7 @@ def test_columns_of_transforms_are_kept(tmp_path: Path) -> None:
 def test_memory_format_follows_the_family(name: str, last: bool, tmp_path: Path) -> None:
     """auto: channels_last for a network with batch norm, default for a ViT; the checkpoint is saved all the same."""
     model = tiny.TRANSFORMERS_MODELS[name]()
-    trainer = _train(model, tmp_path, ht.recipes.linear_probe())
+    trainer = trained(model, tmp_path, ht.recipes.linear_probe())
     kernel = next(p for p in model.parameters() if p.ndim == 4 and min(p.shape) > 1)
     assert kernel.is_contiguous(memory_format=torch.channels_last) is last
     trainer.save_model(str(tmp_path / "saved"))

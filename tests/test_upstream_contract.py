@@ -19,6 +19,7 @@ from transformers import Trainer
 import hf_transfer as ht
 from hf_transfer.architectures import timm_layouts
 from hf_transfer.checkpoints import TRAINER_STATE
+from hf_transfer.probe_trainer import LinearProbeTrainer
 from tests import tiny
 from tests.training import RandomImages, arguments
 
@@ -29,23 +30,39 @@ def test_constructor_takes_what_trainer_takes() -> None:
     assert ours == [*inspect.signature(Trainer.__init__).parameters, "plan"]
 
 
+PRIVATE = {
+    "_determine_best_metric",
+    "_finish_current_push",
+    "_get_collator_with_removed_columns",
+    "_get_output_dir",
+    "_load_best_model",
+    "_load_from_checkpoint",
+    "_load_optimizer_and_scheduler",
+    "_push_from_checkpoint",
+    "_run_epoch",
+    "_save",
+    "_save_checkpoint",
+}
+"""Methods of Trainer that are overridden although they are private; a further one is put here with a reason."""
+
+
 def test_overridden_methods_exist_and_take_the_same_arguments() -> None:
-    """Each method that we override is there, and Trainer's own parameters fit ours."""
-    public = ("create_optimizer", "create_scheduler", "set_initial_training_values", "get_batch_samples", "evaluate")
-    private = (
-        "_save",
-        "_save_checkpoint",
-        "_get_output_dir",
-        "_load_from_checkpoint",
-        "_load_best_model",
-        "_load_optimizer_and_scheduler",
-        "prediction_step",
-    )
-    for name in ("train", *public, *private):
-        theirs = list(inspect.signature(getattr(Trainer, name)).parameters)
-        assert list(inspect.signature(getattr(ht.TransferTrainer, name)).parameters) == theirs
-    for name in ("compute_loss", "training_step", "log", "_get_collator_with_removed_columns"):
-        assert callable(getattr(Trainer, name))
+    """Each method of Trainer that we override takes Trainer's arguments, or hands on whatever it is given."""
+    found = set()
+    for parent in LinearProbeTrainer.__mro__:
+        if parent.__module__.partition(".")[0] != "hf_transfer":
+            continue
+        for name, method in vars(parent).items():
+            theirs = getattr(Trainer, name, None)
+            if name.startswith("__") or not callable(theirs):
+                continue
+            found.add(name)
+            parameters = inspect.signature(method).parameters
+            passes_on = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+            assert passes_on or list(parameters) == list(inspect.signature(theirs).parameters), (parent, name)
+    assert {name for name in found if name.startswith("_")} == PRIVATE
+    assert {"train", "create_optimizer", "create_scheduler", "evaluate", "get_batch_samples"} <= found
+    assert all(callable(getattr(Trainer, name, None)) for name in PRIVATE)
 
 
 def test_initial_values_have_steps_per_epoch_second_and_all_steps_last(tmp_path: Path) -> None:
@@ -195,3 +212,14 @@ def test_columns_are_removed_by_a_method_that_takes_a_description() -> None:
             ["dataset", "description"],
             ["data_collator", "description"],
         )
+
+
+def test_parameters_tell_that_they_were_loaded(tmp_path: Path) -> None:
+    """from_pretrained marks the parameters that it loaded, our evidence of pretrained weights; a model that was
+    built from the same configuration, with the checkpoint's name in it, has no such mark."""
+    tiny.vit().save_pretrained(tmp_path)
+    loaded = type(tiny.vit()).from_pretrained(tmp_path)
+    built = type(loaded)(loaded.config)
+    assert loaded.config._name_or_path == built.config._name_or_path == str(tmp_path)
+    assert all(getattr(parameter, "_is_hf_initialized", False) for parameter in loaded.parameters())
+    assert not any(getattr(parameter, "_is_hf_initialized", False) for parameter in built.parameters())

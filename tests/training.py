@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import Dataset
 
 import hf_transfer as ht
@@ -64,3 +65,10 @@ def arguments(folder: Path, **options: Any) -> ht.TransferArguments:
 def logged(trainer: Any, key: str) -> list[float]:
     """All logged values of one name, in order."""
     return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+def trained(model: nn.Module, folder: Path, plan: ht.TransferPlan | None = None, **options: Any) -> ht.TransferTrainer:
+    """The trainer that has trained a model on random images; options are those of `arguments`."""
+    trainer = ht.TransferTrainer(model, arguments(folder, **options), train_dataset=RandomImages(), plan=plan)
+    trainer.train()
+    return trainer

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers import IntervalStrategy
+
 from hf_transfer.cli.options import TrainDataOptions
 from hf_transfer.cli.terminal import Terminal
 from hf_transfer.data import ImageData
@@ -22,6 +24,9 @@ from hf_transfer.training_args import AUTO, TransferArguments
 
 # Flags that say the same as an option of the recipe, which then is left to them.
 _SAME_AS_FLAG = {"learning_rate": "learning_rate", "epochs": "num_train_epochs", "norm": "norm"}
+# Few images are trained on for many short epochs, and the evaluation images may be more than they.
+_MOST_EVALUATIONS = 10
+_WHEN = frozenset({"eval_strategy", "eval_steps", "save_strategy", "save_steps"})
 
 
 @dataclass
@@ -137,6 +142,9 @@ def apply(diagnosis: Diagnosis, args: TransferArguments, data: TrainDataOptions,
     for name, value in _arguments(chosen.arguments, args).items():
         if name not in given:
             setattr(data if name == "augmentation" else args, name, value)
+    if chosen.options.get("epochs", 0) > _MOST_EVALUATIONS and not given & {*_WHEN, "num_train_epochs"}:
+        args.eval_strategy = args.save_strategy = IntervalStrategy.STEPS
+        args.eval_steps = args.save_steps = 1 / _MOST_EVALUATIONS  # below 1: a share of all steps
 
 
 def _arguments(stated: Mapping[str, Any], args: TransferArguments) -> dict[str, Any]:

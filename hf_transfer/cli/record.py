@@ -8,7 +8,7 @@ from hf_transfer.data import ImageData, Preprocessing
 from hf_transfer.diagnosis.result import Diagnosis
 from hf_transfer.evaluation import EvaluationReport
 from hf_transfer.evaluation.calibration import Calibration
-from hf_transfer.models import BaseModel
+from hf_transfer.origins import BaseModel
 from hf_transfer.privacy import sanitise_command
 from hf_transfer.run_record import RunRecord, collect_hardware, collect_versions
 from hf_transfer.trainer import TransferTrainer

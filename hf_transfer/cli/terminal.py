@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from hf_transfer.data import ImageData
     from hf_transfer.evaluation import EvaluationReport
 
+_SHOWN = 3
+"""So many images that were left out are named."""
+
 
 class Terminal:
     """Writes for people; silent on all processes but the first."""
@@ -41,7 +44,9 @@ class Terminal:
             table.add_row(split, f"{sum(sizes):,}", str(len(sizes)), f"{min(sizes):,}", f"{max(sizes):,}")
         self._console.print(table)
         if data.skipped:
-            self.text(f"{len(data.skipped)} images could not be read and are left out; run.json lists them.")
+            first = ", ".join(image.name for image in data.skipped[:_SHOWN])
+            more = f" and {len(data.skipped) - _SHOWN} more" if len(data.skipped) > _SHOWN else ""
+            self.text(f"{len(data.skipped)} images could not be read and are left out: {first}{more}.")
 
     def results(self, reports: Sequence[EvaluationReport]) -> None:
         """Print the metrics of each split."""

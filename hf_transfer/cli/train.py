@@ -33,7 +33,7 @@ from hf_transfer.hub import PROBE_IS_NOT_PUBLISHED, check_target
 from hf_transfer.hub.samples import write_samples
 from hf_transfer.hub.scan import check_names
 from hf_transfer.models import LoadedModel, check_trainable
-from hf_transfer.outputs import RunFolder, SplitResult, write_results
+from hf_transfer.outputs import SKIPPED_FILE, RunFolder, SplitResult, write_results
 from hf_transfer.plan import TransferPlan
 from hf_transfer.privacy import check_private, sanitise_command
 from hf_transfer.probe_file import is_probe
@@ -238,10 +238,12 @@ def _train_and_write(
             calibration=measure_calibration(*((r.report.split, r.logits, r.labels) for r in results[:2])),
             diagnosis=diagnosis,
         )
-        write_results(folder, record, results)
+        write_results(folder, record, results, data.skipped)
         if not is_probe(folder):
             write_samples(trainer, folder)
     terminal.results([result.report for result in results])
+    if data.skipped:
+        terminal.text(f"{SKIPPED_FILE} names the images that were left out; it is not published.")
     terminal.files(folder, is_probe(folder))
     if trainer.training_push is not None:
         report(terminal, trainer.training_push.publish(folder, "End of training"))

@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from huggingface_hub import is_offline_mode
@@ -17,7 +16,7 @@ from hf_transfer.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-_COMMIT = re.compile(r"@([0-9a-f]{40})\b")
+_COMMIT = re.compile(r"(?:^|@)([0-9a-f]{40})\b")
 
 
 def read_hub(hub_id: str, revision: str | None = None, config_name: str | None = None) -> RawData:
@@ -32,8 +31,8 @@ def read_hub(hub_id: str, revision: str | None = None, config_name: str | None =
     except Exception as error:
         raise DataError(_not_loaded(hub_id, error)) from error
     splits = _splits_of(loaded, hub_id)
-    infos = [split.table.info for split in splits.values()]
-    return RawData(splits, hub_id, hub_id, _commit(infos) or revision)
+    tables = [split.table for split in splits.values()]
+    return RawData(splits, hub_id, hub_id, _commit(tables) or revision)
 
 
 def read_saved(folder: Path) -> dict[str, RawSplit]:
@@ -81,11 +80,12 @@ def _not_loaded(hub_id: str, error: Exception) -> str:
     return f"{start} ({said}). Check the spelling, the connection, and your access to it (`hf auth login`)."
 
 
-def _commit(infos: Iterable[Any]) -> str | None:
-    """The commit in the addresses that the data were loaded from."""
-    for info in infos:
-        for address in info.download_checksums or ():
-            found = _COMMIT.search(str(address))
+def _commit(tables: Iterable[Dataset]) -> str | None:
+    """The commit that the data were loaded from, be it from the cache: its folder there is named by the commit."""
+    for table in tables:
+        folders = [Path(file["filename"]).parent.name for file in table.cache_files]
+        for text in (*folders, *(table.info.download_checksums or ())):
+            found = _COMMIT.search(text)
             if found:
                 return found.group(1)
     return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from datasets import Dataset
@@ -61,7 +62,7 @@ class ImageData:
     median_size: tuple[int, int]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: all but the images themselves."""
+        """Plain data for JSON, which may be published: all but the images themselves, and the names of their files."""
         return {
             "name": self.name,
             "hub_id": self.hub_id,
@@ -72,5 +73,10 @@ class ImageData:
             "images": {split: sum(counts.values()) for split, counts in self.counts.items()},
             "counts": {split: dict(counts) for split, counts in self.counts.items()},
             "median_size": {"height": self.median_size[0], "width": self.median_size[1]},
-            "skipped": [asdict(image) for image in self.skipped],
+            "skipped": self._counted(),
         }
+
+    def _counted(self) -> list[dict[str, Any]]:
+        """How many images of each split were skipped, and why; details of a file stay behind."""
+        counts = Counter((image.split, image.reason.partition(" (")[0]) for image in self.skipped)
+        return [{"split": split, "reason": why, "images": count} for (split, why), count in counts.items()]

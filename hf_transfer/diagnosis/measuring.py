@@ -23,11 +23,11 @@ from hf_transfer.diagnosis.probing import Probe, curve, joined, probe
 from hf_transfer.diagnosis.sampling import IntArray, Sample, draw_sample, image_keys, labels_and_names
 from hf_transfer.diagnosis.timing import timed
 from hf_transfer.diagnosis.twin import CALIBRATION_IMAGES, calibrate, has_statistics, looks_untrained, random_twin
-from hf_transfer.errors import ArgumentError, DataError, ModelError
+from hf_transfer.errors import DataError, ModelError
 from hf_transfer.features import extract_features
+from hf_transfer.features.depths import DEPTHS, layers_at_depths
 from hf_transfer.features.ranks import on_first_rank
 from hf_transfer.features.reading import model_inputs, pixel_values
-from hf_transfer.features.taps import TapReader
 from hf_transfer.image_size import native_image_size
 from hf_transfer.truncation import truncation_points
 
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[Any]
 
-DEPTHS = 12
 # The twin is asked whether the last layer gains anything at all, which a part of the sample tells.
 _TWIN_SHARE = 8
 _TWIN_IMAGES = 300
@@ -127,17 +126,6 @@ def measure(
         return replace(found, data=data, costs=costs, pretrained=pretrained)
 
     return on_first_rank(conclude)
-
-
-def layers_at_depths(model: nn.Module, depths: int) -> tuple[str, ...]:
-    """Layers evenly spread over the groups before the head, the first and the last of them included, and "last"."""
-    if depths < 1:
-        raise ArgumentError(f"depths must be at least 1, found {depths}.")
-    body = [name for name in TapReader(model, "all").names if name != LAST]
-    places: IntArray | list[int] = (
-        np.unique(np.rint(np.linspace(0, len(body) - 1, min(depths, len(body)))).astype(int)) if body else []
-    )
-    return (*(body[place] for place in places), LAST)
 
 
 def features_of(

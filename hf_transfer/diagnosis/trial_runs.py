@@ -22,6 +22,7 @@ from hf_transfer.diagnosis.measurements import ALL
 from hf_transfer.diagnosis.trials import Hits
 from hf_transfer.errors import DataError
 from hf_transfer.features import extract_features
+from hf_transfer.features.depths import layers_at_depths
 from hf_transfer.features.ranks import on_first_rank, rank_and_world
 from hf_transfer.head_solving import labels_of
 from hf_transfer.plan import Phase, TransferPlan
@@ -58,7 +59,7 @@ class TrialRuns:
 
     def _solved(self, candidate: Candidate, share: float, fit: Any, held_out: Any) -> Hits:
         """A linear classifier on features that are computed once for all folds, and are in the cache."""
-        layers: Any = "all" if candidate.layer == ALL else [candidate.layer]
+        layers = layers_at_depths(self._model) if candidate.layer == ALL else [candidate.layer]
         found = extract_features(self._model, self._dataset, self._processor, layers, progress=False)
         features = joined(found, tuple(found))
         classes = int(self._labels.max()) + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import hf_transfer as ht
 from hf_transfer.cli import auto, main
 from hf_transfer.cli.options import TrainDataOptions
 from hf_transfer.diagnosis import running
+from hf_transfer.diagnosis.candidates import Candidate
 from hf_transfer.diagnosis.decide import decide
 from hf_transfer.diagnosis.measurements import Measurements
 from hf_transfer.diagnosis.result import Diagnosis
@@ -204,3 +206,24 @@ def test_diagnose_prints_and_writes(
         assert expected in printed
     assert Diagnosis.load(tmp_path / "d.json") == Diagnosis.load(tmp_path / "out" / "diagnosis.json")
     assert (tmp_path / "out" / "figures" / "accuracy_by_depth.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("epochs", "given", "expected"),
+    [
+        (55, frozenset(), ("steps", 0.1)),
+        (6, frozenset(), ("epoch", None)),
+        (55, frozenset({"eval_strategy"}), ("epoch", None)),
+        (55, frozenset({"num_train_epochs"}), ("epoch", None)),
+    ],
+)
+def test_many_short_epochs_are_not_all_evaluated(
+    epochs: int, given: frozenset[str], expected: tuple[str, float | None], tmp_path: Path
+) -> None:
+    """More than ten chosen epochs are evaluated and saved ten times, unless the user says when."""
+    args = ht.TransferArguments(str(tmp_path), recipe="auto", eval_strategy="epoch", save_strategy="epoch")
+    chosen = Candidate("LP-FT", "lp_ft", {"epochs": epochs})
+    found: Any = SimpleNamespace(decision=SimpleNamespace(chosen=chosen))
+    auto.apply(found, args, TrainDataOptions("images"), given)
+    assert (args.eval_strategy, args.eval_steps) == expected
+    assert args.save_strategy == expected[0]

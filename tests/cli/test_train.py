@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import PIL.Image
 import pyarrow.parquet
 import pytest
 import torch
@@ -22,17 +20,12 @@ from hf_transfer.cli import main
 from hf_transfer.run_record import RunRecord
 from tests.checkpoints import save_timm_resnet, save_vit
 from tests.image_files import write_classes
-
-LABELS = ("ant", "bee", "cat", "dog")
-QUICK = ("--num_train_epochs", "1", "--per_device_train_batch_size", "8", "--learning_rate", "1e-3")
+from tests.quick_train import LABELS, train, write_photos
 
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    for split, count, seed in (("train", 8, 0), ("validation", 4, 1000), ("test", 3, 2000)):
-        write_classes(folder / split, dict.fromkeys(LABELS, count), seed)
-    return folder
+    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +38,11 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_timm_resnet(tmp_path_factory.mktemp("models") / "tiny-resnet")
 
 
-def _train(model: Path, images: Path | str, output: Path, *flags: str) -> int:
-    required = ("--model_name_or_path", str(model), "--dataset", str(images), "--output_dir", str(output))
-    return main(["train", *required, *QUICK, *flags])
-
-
 @pytest.fixture(scope="module")
 def finished(resnet: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a timm model in two phases."""
     output = tmp_path_factory.mktemp("runs") / "resnet"
-    assert _train(resnet, images, output, "--recipe", "lp_ft", "--recipe_options", '{"probe_epochs": 1}') == 0
+    assert train(resnet, images, output, "--recipe", "lp_ft", "--recipe_options", '{"probe_epochs": 1}') == 0
     return output
 
 
@@ -147,7 +135,7 @@ def test_model_loads_everywhere_without_hf_transfer(
     folder = finished
     if kind == "transformers":
         folder = tmp_path / "vit"
-        assert _train(vit, images, folder, "--recipe", "linear_probe") == 0
+        assert train(vit, images, folder, "--recipe", "linear_probe") == 0
     rows = pyarrow.parquet.read_table(folder / "predictions.parquet").to_pylist()
     found = _loaded_without_us(folder, images / "validation" / rows[5]["name"].removeprefix("validation/"))
     assert found["labels"] == list(LABELS)
@@ -161,7 +149,7 @@ def test_model_loads_everywhere_without_hf_transfer(
 @pytest.mark.slow
 def test_launcher_config_and_command_do_the_same(vit: Path, images: Path, tmp_path: Path) -> None:
     """`accelerate launch -m hf_transfer train --config` gives the same weights as `hf-transfer train` with flags."""
-    assert _train(vit, images, tmp_path / "flags", "--recipe", "last_blocks", "--recipe_options", '{"k": 1}') == 0
+    assert train(vit, images, tmp_path / "flags", "--recipe", "last_blocks", "--recipe_options", '{"k": 1}') == 0
     config = tmp_path / "run.yaml"
     config.write_text(
         f"model_name_or_path: {vit}\ndataset: {images}\noutput_dir: {tmp_path / 'launched'}\nnum_train_epochs: 1\n"
@@ -182,7 +170,7 @@ def test_terminal_shows_the_plan_before_and_the_metrics_after(
     vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """stdout has the data, the table of what is trained, the metrics with intervals, and the line that loads."""
-    assert _train(vit, images, tmp_path / "run", "--recipe", "linear_probe", "--solver", "none") == 0
+    assert train(vit, images, tmp_path / "run", "--recipe", "linear_probe", "--solver", "none") == 0
     shown = capsys.readouterr().out
     order = ["photos", "What will be trained", "frozen", "vit.layers.0", "95 % interval", "Accuracy", "pipeline("]
     positions = [shown.index(words) for words in order]
@@ -256,7 +244,7 @@ def test_metrics_of_others_are_in_the_table_and_the_record(
     metric.mkdir()
     (metric / "sevens.py").write_text(_OWN_METRIC)
     output = tmp_path / "run"
-    assert _train(vit, images, output, "--recipe", "linear_probe", "--metrics", str(metric)) == 0
+    assert train(vit, images, output, "--recipe", "linear_probe", "--metrics", str(metric)) == 0
     assert "0.777" in capsys.readouterr().out
     record = RunRecord.load(output / "run.json")
     assert record.evaluation["validation"]["metrics"]["sevens"] == {"value": 0.777, "low": None, "high": None}
@@ -269,20 +257,20 @@ def test_token_is_in_no_file(
     """The Hub token of the environment reaches no file of the run, checkpoints included; one given is not repeated."""
     token = "hf_" + "x" * 30
     monkeypatch.setenv("HF_TOKEN", token)
-    assert _train(vit, images, tmp_path / "run", "--recipe", "linear_probe", "--solver", "none") == 0
+    assert train(vit, images, tmp_path / "run", "--recipe", "linear_probe", "--solver", "none") == 0
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert any("checkpoint-" in str(path) for path in files)
     assert not [path for path in files if token.encode() in path.read_bytes()]
-    assert _train(vit, images, tmp_path / "other", "--hub_token", token) == 1
+    assert train(vit, images, tmp_path / "other", "--hub_token", token) == 1
     assert token not in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
 def test_failed_start_leaves_the_earlier_run(vit: Path, images: Path, tmp_path: Path) -> None:
     """--overwrite_output_dir removes nothing when the new run cannot start."""
     output = tmp_path / "run"
-    assert _train(vit, images, output, "--recipe", "linear_probe") == 0
+    assert train(vit, images, output, "--recipe", "linear_probe") == 0
     before = sorted(path.name for path in output.iterdir())
-    assert _train(vit, images, output, "--overwrite_output_dir", "--learning_rate", "-1") == 1
+    assert train(vit, images, output, "--overwrite_output_dir", "--learning_rate", "-1") == 1
     assert sorted(path.name for path in output.iterdir()) == before
 
 
@@ -290,9 +278,9 @@ def test_resume_goes_on_with_the_same_run(vit: Path, images: Path, tmp_path: Pat
     """--resume_from_checkpoint true goes on in the folder and ends where an uninterrupted run ends."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     flags = ("--recipe", "linear_probe", "--solver", "none", "--num_train_epochs", "2", "--save_total_limit", "2")
-    assert _train(vit, images, whole, *flags) == 0
+    assert train(vit, images, whole, *flags) == 0
     shutil.copytree(whole / "checkpoint-4", broken / "checkpoint-4")
-    assert _train(vit, images, broken, *flags, "--resume_from_checkpoint", "true") == 0
+    assert train(vit, images, broken, *flags, "--resume_from_checkpoint", "true") == 0
     first, second = load_file(whole / "model.safetensors"), load_file(broken / "model.safetensors")
     assert all((first[name] == second[name]).all() for name in first)
 
@@ -301,125 +289,18 @@ def test_resume_goes_on_with_the_same_run(vit: Path, images: Path, tmp_path: Pat
 def test_overwrite_replaces_a_run_and_nothing_else(vit: Path, images: Path, tmp_path: Path) -> None:
     """--overwrite_output_dir removes the files of the earlier run; a stranger's file stays."""
     output = tmp_path / "run"
-    assert _train(vit, images, output, "--recipe", "linear_probe") == 0
+    assert train(vit, images, output, "--recipe", "linear_probe") == 0
     (output / "notes.txt").write_text("mine")
-    assert _train(vit, images, output, "--recipe", "linear_probe", "--overwrite_output_dir") == 0
+    assert train(vit, images, output, "--recipe", "linear_probe", "--overwrite_output_dir") == 0
     assert (output / "notes.txt").read_text() == "mine"
 
 
-def _odd_images(folder: Path) -> Path:
-    """One class folder with every mode that image files come in."""
-    rgb = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8))
-    rgb.convert("L").save(folder / "grey.png")
-    rgb.convert("CMYK").save(folder / "cmyk.jpg")
-    rgb.convert("P").save(folder / "palette.png")
-    rgb.convert("RGBA").save(folder / "rgba.png")
-    PIL.Image.fromarray(np.arange(2400, dtype=np.uint16).reshape(40, 60) * 27).save(folder / "deep.png")
-    exif = PIL.Image.Exif()
-    exif[0x0112] = 6
-    rgb.save(folder / "rotated.jpg", exif=exif)
-    return folder
-
-
-def test_odd_images_are_trained_on(vit: Path, images: Path, tmp_path: Path) -> None:
-    """Greyscale, CMYK, palette, RGBA, 16-bit and EXIF-rotated images go through the whole job."""
-    photos = tmp_path / "photos"
-    shutil.copytree(images, photos)
-    _odd_images(photos / "train" / "ant")
-    assert _train(vit, photos, tmp_path / "run", "--recipe", "linear_probe") == 0
-    record = RunRecord.load(tmp_path / "run" / "run.json")
-    assert record.data["counts"]["train"]["ant"] == 14
-    assert record.data["skipped"] == []
-
-
-def test_unreadable_image_is_skipped_counted_and_listed(
-    vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Above 1 % unreadable images are an error; with --skip_bad_images they are left out and listed in run.json."""
-    photos = tmp_path / "photos"
-    shutil.copytree(images, photos)
-    (photos / "train" / "ant" / "broken.png").write_bytes(b"no image")
-    assert _train(vit, photos, tmp_path / "run", "--recipe", "linear_probe") == 1
-    assert "--skip_bad_images" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-    assert _train(vit, photos, tmp_path / "run", "--recipe", "linear_probe", "--skip_bad_images") == 0
-    skipped = RunRecord.load(tmp_path / "run" / "run.json").data["skipped"]
-    assert [entry["name"] for entry in skipped] == ["train/ant/broken.png"]
-
-
-def _one_class(photos: Path) -> None:
-    for split in photos.iterdir():
-        for label in LABELS[1:]:
-            shutil.rmtree(split / label)
-
-
-def _no_images(photos: Path) -> None:
-    shutil.rmtree(photos)
-    photos.mkdir()
-    (photos / "notes.txt").write_text("no images here")
-
-
-def _other_labels(photos: Path) -> None:
-    (photos / "validation" / "dog").rename(photos / "validation" / "wolf")
-
-
-def _empty_split(photos: Path) -> None:
-    for file in (photos / "validation").rglob("*.png"):
-        file.unlink()
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [(_no_images, "image"), (_one_class, "class"), (_other_labels, "wolf"), (_empty_split, "validation")],
-)
-def test_bad_data_give_one_line(
-    spoil: Any, message: str, vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """No images, one class, unknown labels and an empty split end with exit code 1, one line, and no output folder."""
-    photos = tmp_path / "photos"
-    shutil.copytree(images, photos)
-    spoil(photos)
-    assert _train(vit, photos, tmp_path / "run") == 1
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hf-transfer: error:")]
-    assert len(lines) == 1
-    assert message in lines[0]
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (("--model_name_or_path", "no/such-model"), "no/such-model"),
-        (("--recipe", "nonsense"), "no recipe 'nonsense'"),
-        (("--recipe", "last_blocks", "--recipe_options", '{"k": 99}'), "asks for 99 groups, but there are 3"),
-        (("--recipe", "lp_ft", "--recipe_options", '{"train": "from:nowhere"}'), "'nowhere' fits no group"),
-        (("--recipe", "lp_ft", "--recipe_options", '{"train": "re:xyz"}'), "'re:xyz' matches nothing"),
-        (("--recipe", "lp_ft", "--recipe_options", "k=2"), "must be a JSON object"),
-        (("--image_size", "50"), "takes multiples of 8, such as 48 and 56"),
-        (("--model_name_or_path", "timm:resnet19"), "Similar: "),
-        (("--metrics", "no_such_metric"), "no_such_metric"),
-        (("--learning_rate", "-1"), "learning_rate must be above 0"),
-        (("--num_train_epochs", "0"), "num_train_epochs must be above 0"),
-        (("--image_size", "-7"), "image_size must be above 0"),
-        (("--resume_from_checkpoint", "true"), "no complete checkpoint in"),
-        (("--resume_from_checkpoint", "nowhere"), "no checkpoint folder nowhere"),
-        (("--hub_token", "hf_" + "q" * 34), "HF_TOKEN in the environment"),
-    ],
-)
-def test_bad_flags_give_one_line(
-    flags: tuple[str, ...],
-    message: str,
-    vit: Path,
-    images: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Unknown model, recipe, selector, image size or metric: exit code 1, one line that names it, nothing written."""
-    assert _train(vit, images, tmp_path / "run", *flags) == 1
-    errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-    assert len(errors) == 1
-    assert message in errors[0]
-    assert not (tmp_path / "run").exists()
+@pytest.mark.slow
+def test_plan_of_a_run_repeats_it(finished: Path, resnet: Path, images: Path, tmp_path: Path) -> None:
+    """--plan with a run's transfer_plan.json, on the same model and data, gives the same weights."""
+    assert train(resnet, images, tmp_path / "again", "--plan", str(finished / "transfer_plan.json")) == 0
+    first, second = load_file(finished / "model.safetensors"), load_file(tmp_path / "again" / "model.safetensors")
+    assert all((first[name] == second[name]).all() for name in first)
 
 
 def test_plan_for_another_architecture_is_refused(
@@ -427,18 +308,10 @@ def test_plan_for_another_architecture_is_refused(
 ) -> None:
     """The resolved plan of a timm run is not used on a ViT; together with --recipe it is refused, too."""
     plan = ("--plan", str(finished / "transfer_plan.json"))
-    assert _train(vit, images, tmp_path / "run", *plan) == 1
+    assert train(vit, images, tmp_path / "run", *plan) == 1
     assert "made for timm:resnet18" in capsys.readouterr().err
-    assert _train(vit, images, tmp_path / "run", *plan, "--recipe", "lp_ft") == 1
+    assert train(vit, images, tmp_path / "run", *plan, "--recipe", "lp_ft") == 1
     assert "give either --plan" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_plan_of_a_run_repeats_it(finished: Path, resnet: Path, images: Path, tmp_path: Path) -> None:
-    """--plan with a run's transfer_plan.json, on the same model and data, gives the same weights."""
-    assert _train(resnet, images, tmp_path / "again", "--plan", str(finished / "transfer_plan.json")) == 0
-    first, second = load_file(finished / "model.safetensors"), load_file(tmp_path / "again" / "model.safetensors")
-    assert all((first[name] == second[name]).all() for name in first)
 
 
 def test_folder_of_another_run_is_refused(
@@ -446,30 +319,6 @@ def test_folder_of_another_run_is_refused(
 ) -> None:
     """The output folder of a finished run is not written into, and stays as it was."""
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    assert _train(vit, images, finished) == 1
+    assert train(vit, images, finished) == 1
     assert "holds another run" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-
-
-def test_full_disk_is_told_before_training(
-    vit: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With too little space the run ends before the first step, and says how much is needed."""
-    real = shutil.disk_usage
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=1000))
-    assert _train(vit, images, tmp_path / "run", "--recipe", "linear_probe") == 1
-    assert "No space for the results" in capsys.readouterr().err
-
-
-def test_loss_that_is_not_finite_stops_with_the_step(
-    vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A learning rate that blows the loss up ends in one line with step, phase and the last good checkpoint."""
-    flags = ("--learning_rate", "1e30", "--recipe", "fine_tune", "--max_grad_norm", "0", "--save_steps", "1")
-    flags += ("--save_total_limit", "9")
-    assert _train(vit, images, tmp_path / "run", *flags, "--save_strategy", "steps", "--optim", "sgd") == 1
-    errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-    assert "The loss became" in errors[0]
-    assert "'fine-tune'" in errors[0]
-    assert "checkpoint-1" in errors[0]
-    assert (tmp_path / "run" / "checkpoint-1" / "model.safetensors").is_file()

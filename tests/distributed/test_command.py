@@ -83,6 +83,10 @@ def test_each_file_is_written_by_one_rank_and_the_metrics_are_those_of_one_proce
     printed = (two / "printed.txt").read_text()
     assert printed.count("Data: photos") == 1 and printed.count("{'train_runtime'") == 1
 
+    launched = "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 -m hf_transfer train "
+    assert f"```bash\n{launched}" in (two / "README.md").read_text()
+    assert "```bash\nhf-transfer train " in (one / "README.md").read_text()
+
     def metrics(out: Path) -> dict[str, Any]:
         return dict(json.loads((out / "all_results.json").read_text()))
 

@@ -12,10 +12,10 @@ import pytest
 from huggingface_hub.utils import close_session
 
 from hf_transfer.hub import retrying
+from tests.card_records import record
 from tests.checkpoints import save_timm_resnet, save_vit
 from tests.hub_server import HubServer, Token
 from tests.hub_server.xet import XetStorage
-from tests.test_card import record
 
 TOKEN = "hf_" + "Kq7" * 12
 READ_TOKEN = "hf_" + "Rd9" * 12

@@ -83,6 +83,15 @@ def handle(hub: HubServer, request: Request) -> Answer:
         case ("GET", ("api", "models", owner, name, "tree", revision, *_)):
             repository = _repository(hub, request, owner, name)
             return Answer(200, [_entry(p, b) for p, b in repository.commits[_oid(repository, revision)].items()])
+        case ("GET", ("api", "datasets", owner, name)):
+            return _info(_repository(hub, request, f"datasets/{owner}", name), "main")
+        case ("GET", ("api", "datasets", owner, name, "revision", revision)):
+            return _info(_repository(hub, request, f"datasets/{owner}", name), revision)
+        case ("GET", ("api", "datasets", owner, name, "tree", revision, *folder)):
+            return _tree(_repository(hub, request, f"datasets/{owner}", name), revision, "/".join(folder))
+        case ("POST", ("api", "datasets", owner, name, "paths-info", revision)):
+            wanted = [value for key, value in parse_qsl(request.body.decode()) if key == "paths"]
+            return _paths(_repository(hub, request, f"datasets/{owner}", name), revision, wanted)
         case ("GET", ("api", "models", owner, name, "refs")):
             return _refs(_repository(hub, request, owner, name))
         case ("GET", ("api", "models", owner, name, "discussions")):
@@ -289,6 +298,20 @@ def _entry(path: str, blob: Blob) -> dict[str, Any]:
     size = len(blob.content)
     entry: dict[str, Any] = {"type": "file", "oid": blob.git_oid, "size": size, "path": path}
     return entry | ({"lfs": {"oid": blob.sha256, "size": size, "pointerSize": 130}} if blob.lfs else {})
+
+
+def _tree(repository: Repository, revision: str, folder: str) -> Answer:
+    """All that is below a folder, which the real Hub lists where it is asked to go down."""
+    files = repository.commits[_oid(repository, revision)]
+    inside = {path: blob for path, blob in files.items() if not folder or path.startswith(f"{folder}/")}
+    if not inside:
+        raise HttpError(404, "Entry not found", "EntryNotFound")
+    return Answer(200, [_entry(path, blob) for path, blob in inside.items()])
+
+
+def _paths(repository: Repository, revision: str, wanted: list[str]) -> Answer:
+    files = repository.commits[_oid(repository, revision)]
+    return Answer(200, [_entry(path, files[path]) for path in wanted if path in files])
 
 
 def _file(repository: Repository, revision: str, path: str, hub: HubServer) -> Answer:
