@@ -16,6 +16,7 @@ from transformers import ViTImageProcessor
 
 import hf_transfer as ht
 from hf_transfer.errors import PublishError
+from hf_transfer.outputs import RunFolder
 from tests import tiny
 from tests.hub_server import Fault, HubServer
 from tests.hub_server.fixtures import finished_run, hub
@@ -159,3 +160,21 @@ def test_without_evaluation_images(
     assert "keeps no evaluation images" in made.verification.description()
     assert ("the disk is gone" in caplog.text) == isinstance(data, Broken)
     assert not (tmp_path / "out" / "verification").exists()
+
+
+def test_a_folder_of_the_users_is_left_alone(
+    verified_by_one_process: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the user has files in a folder named verification, nothing there is removed or added, and a warning says
+    so; nor does replacing the run remove them."""
+    theirs = tmp_path / "out" / "verification" / "0.png"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    trainer = trainer_of(tmp_path / "out", RandomImages(4))
+    trainer.train()
+    with caplog.at_level(logging.WARNING, logger="hf_transfer"):
+        trainer.push_to_hub()
+    assert [path.name for path in theirs.parent.iterdir()] == ["0.png"] and theirs.read_text() == "mine"
+    assert "is there already" in caplog.text
+    RunFolder(tmp_path / "out", overwrite=True).prepare()
+    assert theirs.read_text() == "mine" and not (tmp_path / "out" / "model.safetensors").exists()
