@@ -123,7 +123,7 @@ class PublishingTrainer(Trainer):
         """Move an earlier run's results aside, where there was a training since; whether there was one."""
         if self.training_began is None or not self.is_world_process_zero():
             return False
-        set_aside(Path(self.args.output_dir or "."), self.training_began)
+        set_aside(Path(self.args.output_dir or "."), self.training_began, getattr(self, "plan", None) is not None)
         return True
 
     def write_missing_card(self, folder: Path) -> None:
