@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import hf_transfer as ht
 from hf_transfer.errors import PublishError
@@ -120,6 +121,28 @@ def test_a_run_json_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     trainer.train()
     trainer.save_model()
     assert (tmp_path / "run.json").read_text() == '{"mine": 1}'
+
+
+class Plain(torch.nn.Module):
+    """A classifier without a configuration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(3, 3)
+
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.head(pixel_values.mean((2, 3)))
+        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def test_a_model_that_no_card_is_written_for_is_saved(first: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A bare module, trained where a model of transformers was before, is saved without an error; that the record is
+    still the other's is told."""
+    trainer = ht.TransferTrainer(Plain(), arguments(first), train_dataset=RandomImages())
+    trainer.train()
+    with caplog.at_level(logging.WARNING, logger="hf_transfer"):
+        trainer.save_model()
+    assert "run.json stays as it is: No card can be written for a Plain" in caplog.text
 
 
 def test_the_checkpoint_of_an_earlier_run_is_not_included(hub: HubServer, tmp_path: Path) -> None:
