@@ -16,7 +16,9 @@ from transformers import ViTImageProcessor
 
 import hf_transfer as ht
 from hf_transfer.errors import PublishError
+from hf_transfer.models import load_for_training
 from hf_transfer.outputs import RunFolder
+from hf_transfer.saving import strip_timm_prefix
 from tests import tiny
 from tests.hub_server import Fault, HubServer
 from tests.hub_server.fixtures import finished_run, hub
@@ -178,3 +180,22 @@ def test_a_folder_of_the_users_is_left_alone(
     assert "is there already" in caplog.text
     RunFolder(tmp_path / "out", overwrite=True).prepare()
     assert theirs.read_text() == "mine" and not (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("timm", [False, True])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_models_of_other_images_than_rgb(
+    verified_by_one_process: HubServer, tmp_path: Path, timm: bool, channels: int
+) -> None:
+    """A model for grey images, or for images with opacity, is verified on such images; other labels are found."""
+    folder = finished_run(tmp_path / "run", timm)
+    adapted = load_for_training(str(folder), ("LABEL_0", "LABEL_1", "LABEL_2"), num_channels=channels)
+    adapted.model.save_pretrained(folder)
+    if timm:
+        strip_timm_prefix(folder)
+    else:
+        adapted.processor.save_pretrained(folder)
+    found = ht.publish(folder, "someone/first").verification
+    assert found is not None and found.difference < 1e-5 and (found.timm_difference is not None) == timm
+    if not timm:
+        assert "its labels differ" in published_otherwise(verified_by_one_process, folder, "config.json", other_labels)

@@ -41,12 +41,13 @@ def compare(repo_id: str, revision: str, folder: str, samples: str | None = None
         "image-classification", model=repo_id, revision=revision, device="cpu", trust_remote_code=False
     )
     local = pipeline("image-classification", model=folder, device="cpu", trust_remote_code=False)
-    images = made_images()
+    mode = image_mode(local.image_processor)
+    images = made_images(mode)
     with torch.inference_mode():
         outputs = [
             (model.model(**model.image_processor(images, return_tensors="pt")).logits) for model in (published, local)
         ]
-    labels = [[answer[0]["label"] for answer in model(images)] for model in (published, local)]
+    labels = [answers(model, images, logits) for model, logits in zip((published, local), outputs, strict=True)]
     with open(hf_hub_download(repo_id, "README.md", revision=revision), encoding="utf-8") as file:  # noqa: PTH123
         card = ModelCard(file.read())
     found = {
@@ -96,7 +97,22 @@ def timm_logits(repo_id: str, revision: str, images: Any, published: Any) -> Any
         return model(published.image_processor(images, return_tensors="pt")["pixel_values"])
 
 
-def made_images() -> Any:
+def image_mode(processor: Any) -> str:
+    """Pillow's mode of the images that a processor takes; as `hf_transfer.data.preprocessing.image_mode`."""
+    settings = getattr(processor, "data_config", None)
+    mean = getattr(processor, "image_mean", None)
+    channels = settings["input_size"][0] if settings else len(mean) if isinstance(mean, list | tuple) else 3
+    return {1: "L", 4: "RGBA"}.get(channels, "RGB")
+
+
+def answers(model: Any, images: Any, logits: Any) -> list[str]:
+    """The label that a pipeline gives to each image; by its model's logits where the pipeline would make it RGB."""
+    if images[0].mode == "RGB":
+        return [answer[0]["label"] for answer in model(images)]
+    return [model.model.config.id2label[index] for index in logits.argmax(-1).tolist()]
+
+
+def made_images(mode: str = "RGB") -> Any:
     """Coloured gradients of several sizes: the same in every process, and not blank after any crop."""
     import numpy as np
     from PIL import Image
@@ -105,7 +121,7 @@ def made_images() -> Any:
     for index in range(SAMPLES):
         y, x = np.mgrid[0 : 160 + 32 * index, 0 : 224 - 16 * index]
         pixels = np.stack([(x * (index + 1)) % 256, (y * 2) % 256, (x + y) % 256], axis=-1)
-        images.append(Image.fromarray(pixels.astype("uint8")))
+        images.append(Image.fromarray(pixels.astype("uint8")).convert(mode))
     return images
 
 
