@@ -102,6 +102,7 @@ def render_card(
         repo_id=repo_id,
         revision=published.revision,
         source=repo_id or "path/to/this/folder",
+        mode=tables.image_mode(record["preprocessing"]),
         timm_source=_timm_source(repo_id, published.revision),
         init=initial_weights(record),
         base_name=_base_name(record),

@@ -178,6 +178,12 @@ def preprocessing_table(preprocessing: Mapping[str, Any]) -> str:
     return key_table("Setting", {"Height × width": size} | {_title(key): value for key, value in rest.items()})
 
 
+def image_mode(preprocessing: Mapping[str, Any]) -> str:
+    """Pillow's mode of the images that the model takes, by the number of channels that are normalised."""
+    mean = preprocessing.get("mean")
+    return {1: "L", 4: "RGBA"}.get(len(mean), "RGB") if isinstance(mean, list) else "RGB"
+
+
 def command_text(record: Mapping[str, Any]) -> str:
     """The command of the run, with the launcher that starts as many processes."""
     command, hardware = str(record["command"]), record["hardware"]

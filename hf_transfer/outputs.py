@@ -22,6 +22,7 @@ from hf_transfer.diagnosis.result import Diagnosis
 from hf_transfer.errors import OutputError
 from hf_transfer.evaluation import EvaluationReport, most_confident_errors, write_predictions
 from hf_transfer.figures import PhaseSpan, confusion_matrix, layer_plan, learning_curves, worst_mistakes
+from hf_transfer.hub.samples import remove_samples
 from hf_transfer.learning_rate_figure import learning_rate_range
 from hf_transfer.report import write_report
 from hf_transfer.run_record import RunRecord
@@ -45,7 +46,6 @@ _RUN_PATTERNS = (
     "probe.json",
     "probe.safetensors",
     "figures",
-    "verification",
     "earlier_run",
     "checkpoint-*",
 )
@@ -117,6 +117,7 @@ class RunFolder:
                 for pattern in _RUN_PATTERNS:
                     for found in self.path.glob(pattern):
                         shutil.rmtree(found) if found.is_dir() else found.unlink()
+                remove_samples(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"The output folder {self.path} cannot be prepared: {error}.") from error

@@ -11,7 +11,7 @@ from transformers.trainer_utils import HubStrategy, SaveStrategy
 
 from hf_transfer.card import CARD_NAME, write_card
 from hf_transfer.earlier_run import RECORD, set_aside
-from hf_transfer.errors import ArgumentError, TransferError
+from hf_transfer.errors import ArgumentError, PublishError, TransferError
 from hf_transfer.hub import Publication, TrainingPush
 from hf_transfer.hub.samples import write_samples
 from hf_transfer.run_record import RunRecord
@@ -123,7 +123,7 @@ class PublishingTrainer(Trainer):
         """Move an earlier run's results aside, where there was a training since; whether there was one."""
         if self.training_began is None or not self.is_world_process_zero():
             return False
-        set_aside(Path(self.args.output_dir or "."), self.training_began)
+        set_aside(Path(self.args.output_dir or "."), self.training_began, getattr(self, "plan", None) is not None)
         return True
 
     def write_missing_card(self, folder: Path) -> None:
@@ -131,6 +131,9 @@ class PublishingTrainer(Trainer):
 
         A record of this very training is left alone, for it may know more; one of another training is replaced, with
         its card but for what the user wrote there. So is a card without a record left alone, which is the user's.
+
+        Raises:
+            PublishError: There was no training, or the model is none that a card could be written for.
         """
         path = folder / RECORD
         if path.is_file():
@@ -139,16 +142,39 @@ class PublishingTrainer(Trainer):
             logger.warning("%s tells of another training than this one, and is written anew with its card.", path)
         elif (folder / CARD_NAME).is_file():
             return
+        self._check_can_be_told()
         record = bare_record(self)
         record.save(path)
         write_card(folder, record.to_dict())
 
     def _tells_of_this_training(self, path: Path) -> bool:
         """Whether plan, steps and last loss in a record are this trainer's; True if it has not trained."""
-        if getattr(self, "optimizer", None) is None and getattr(self, "solution", None) is None:
+        if not self._has_trained():
             return True
+        self._check_can_be_told()
         stored, now = RunRecord.load(path).to_dict()["training"], bare_record(self).to_dict()["training"]
         return all(stored.get(key) == now.get(key) for key in ("plan", "steps", "final_loss"))
+
+    def _has_trained(self) -> bool:
+        return getattr(self, "optimizer", None) is not None or getattr(self, "solution", None) is not None
+
+    def _check_can_be_told(self) -> None:
+        """Refuse to write a record where there is nothing to tell of.
+
+        Raises:
+            PublishError: There was no training, or the model has no configuration with labels.
+        """
+        if not self._has_trained():
+            raise PublishError(
+                f"There was no training of which a card could tell. Train first, or write {CARD_NAME} into "
+                f"{self.args.output_dir} yourself."
+            )
+        if not getattr(getattr(self.model, "config", None), "id2label", None):
+            raise PublishError(
+                f"No card can be written for a {type(self.model).__name__}: expected a model with config.id2label, "
+                f"such as AutoModelForImageClassification loads. Or write {CARD_NAME} into {self.args.output_dir} "
+                "yourself."
+            )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Push a checkpoint in the background; a failure is noted, and training goes on."""

@@ -182,6 +182,8 @@ def _steps(phase: Mapping[str, Any]) -> str:
     if start is None or end is None:
         return ""
     planned = phase.get("planned_steps")
+    if planned is not None and start == end:
+        return f"not reached ({planned:,} steps planned)"
     return f"steps {start:,} to {end:,}" + ("" if planned is None else f", stopped early ({planned:,} planned)")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import hf_transfer as ht
 from hf_transfer.errors import PublishError
@@ -62,10 +64,11 @@ def test_only_files_of_this_run_are_published(hub: HubServer, first: Path) -> No
     assert "eval_accuracy" not in json.loads(files["all_results.json"].content)
     dry = ht.publish(first, "pets", dry_run=True, include_examples=True)
     assert set(dry.files) == MODEL | {"train_results.json", "all_results.json"}
-    kept = first / "earlier_run"
+    kept = first / "earlier_run" / "1"
     assert all((kept / name).read_bytes() == b"of the first run" for name in (*FIGURES, "report.html"))
     assert (kept / "diagnosis.json").is_file() and not (first / "diagnosis.json").exists()
     assert json.loads((kept / "eval_results.json").read_text()) == {"eval_accuracy": 0.125}
+    assert json.loads((kept / "run.json").read_text())["training"]["steps"] == 4
 
 
 def test_saving_the_model_alone_replaces_the_record(hub: HubServer, first: Path) -> None:
@@ -120,6 +123,28 @@ def test_a_run_json_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "run.json").read_text() == '{"mine": 1}'
 
 
+class Plain(torch.nn.Module):
+    """A classifier without a configuration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(3, 3)
+
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.head(pixel_values.mean((2, 3)))
+        return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+
+def test_a_model_that_no_card_is_written_for_is_saved(first: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A bare module, trained where a model of transformers was before, is saved without an error; that the record is
+    still the other's is told."""
+    trainer = ht.TransferTrainer(Plain(), arguments(first), train_dataset=RandomImages())
+    trainer.train()
+    with caplog.at_level(logging.WARNING, logger="hf_transfer"):
+        trainer.save_model()
+    assert "run.json stays as it is: No card can be written for a Plain" in caplog.text
+
+
 def test_the_checkpoint_of_an_earlier_run_is_not_included(hub: HubServer, tmp_path: Path) -> None:
     """include_checkpoint takes the last checkpoint of the run that run.json tells of, also where an earlier run left
     one of a later step; where the run has none, that is an error."""
@@ -140,3 +165,47 @@ def test_the_checkpoint_of_an_earlier_run_is_not_included(hub: HubServer, tmp_pa
     without.save_model()
     with pytest.raises(PublishError, match="no complete checkpoint"):
         ht.publish(out, "pets", verify=False, include_checkpoint=True)
+
+
+def test_what_is_the_users_stays(first: Path) -> None:
+    """Figures and files beside the samples that no run of ours writes are not moved."""
+    mine = (first / "figures" / "mine.png", first / "verification" / "faces.csv")
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    second = trainer_of(first)
+    second.train()
+    second.save_model()
+    assert [path.read_text() for path in mine] == ["mine", "mine"]
+
+
+def test_each_earlier_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    """After three trainings the results of the first two are not mixed and none is lost, and each has its plan; a
+    model that was saved without results leaves nothing behind."""
+    for number, split in enumerate(("test", "eval", "eval")):
+        trainer = trainer_of(tmp_path)
+        trainer.train()
+        trainer.save_model()
+        if number < 2:
+            trainer.save_metrics(split, {"number": number})
+    kept = tmp_path / "earlier_run"
+    names = {"transfer_plan.json", "all_results.json"}
+    assert {path.name for path in (kept / "1").iterdir()} == names | {"test_results.json"}
+    assert {path.name for path in (kept / "2").iterdir()} == names | {"eval_results.json"}
+    assert json.loads((kept / "1" / "all_results.json").read_text()) == {"number": 0}
+    again = trainer_of(tmp_path)
+    again.train()
+    again.save_model()
+    assert sorted(path.name for path in kept.iterdir()) == ["1", "2"]
+
+
+def test_a_model_is_saved_whatever_lies_in_the_folder(first: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where nothing can be moved aside, the trained model is saved all the same, and a warning names what stayed."""
+    (first / "earlier_run").write_text("a file")
+    before = (first / "model.safetensors").read_bytes()
+    second = trainer_of(first, num_train_epochs=2)
+    second.train()
+    with caplog.at_level(logging.WARNING, logger="hf_transfer"):
+        second.save_model()
+    assert (first / "model.safetensors").read_bytes() != before
+    assert "could not be moved aside" in caplog.text and "eval_results.json" in caplog.text

@@ -17,6 +17,9 @@ from transformers import ViTImageProcessor
 import hf_transfer as ht
 from hf_transfer.cli import main
 from hf_transfer.errors import PublishError
+from hf_transfer.models import load_for_training
+from hf_transfer.outputs import RunFolder
+from hf_transfer.saving import strip_timm_prefix
 from tests import tiny
 from tests.checkpoints import save_timm_resnet, save_vit
 from tests.hub_server import Fault, HubServer
@@ -197,3 +200,40 @@ def test_half_precision_is_verified(verified_by_one_process: HubServer, tmp_path
         (folder / "config.json").write_text(json.dumps(config))
         made = ht.publish(folder, f"pets-{timm}")
         assert made.verification is not None and made.verification.difference == 0
+
+
+def test_a_folder_of_the_users_is_left_alone(
+    verified_by_one_process: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the user has files in a folder named verification, nothing there is removed or added, and a warning says
+    so; nor does replacing the run remove them."""
+    theirs = tmp_path / "out" / "verification" / "0.png"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    trainer = trainer_of(tmp_path / "out", RandomImages(4))
+    trainer.train()
+    with caplog.at_level(logging.WARNING, logger="hf_transfer"):
+        trainer.push_to_hub()
+    assert [path.name for path in theirs.parent.iterdir()] == ["0.png"] and theirs.read_text() == "mine"
+    assert "is there already" in caplog.text
+    RunFolder(tmp_path / "out", overwrite=True).prepare()
+    assert theirs.read_text() == "mine" and not (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("timm", [False, True])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_models_of_other_images_than_rgb(
+    verified_by_one_process: HubServer, tmp_path: Path, timm: bool, channels: int
+) -> None:
+    """A model for grey images, or for images with opacity, is verified on such images; other labels are found."""
+    folder = finished_run(tmp_path / "run", timm)
+    adapted = load_for_training(str(folder), ("LABEL_0", "LABEL_1", "LABEL_2"), num_channels=channels)
+    adapted.model.save_pretrained(folder)
+    if timm:
+        strip_timm_prefix(folder)
+    else:
+        adapted.processor.save_pretrained(folder)
+    found = ht.publish(folder, "someone/first").verification
+    assert found is not None and found.difference < 1e-5 and (found.timm_difference is not None) == timm
+    if not timm:
+        assert "its labels differ" in published_otherwise(verified_by_one_process, folder, "config.json", other_labels)

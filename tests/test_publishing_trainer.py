@@ -164,6 +164,14 @@ def test_refused_before_training(hub: HubServer, tmp_path: Path, monkeypatch: py
     assert hub.writes() == []
 
 
+def test_nothing_to_tell_is_an_error_of_ours(hub: HubServer, tmp_path: Path) -> None:
+    """push_to_hub before any training says so, and sends nothing."""
+    trainer = trainer_of(tmp_path / "out")
+    with pytest.raises(PublishError, match=r"no training .* Train first"):
+        trainer.push_to_hub(verify=False)
+    assert set(hub.repositories[REPOSITORY].files()) == {".gitattributes"}
+
+
 def test_visibility_cannot_change_after_the_check(hub: HubServer, tmp_path: Path) -> None:
     """push_to_hub(private=...) other than that of the repository is refused, and not ignored; the same is fine."""
     trainer = trainer_of(tmp_path / "out", hub_private_repo=False, num_train_epochs=1, hub_strategy="end")

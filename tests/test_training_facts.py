@@ -138,6 +138,7 @@ def test_steps_are_those_that_were_made(stop: int, cells: list[str], trained: li
     write_report(tmp_path / "report.html", made, {}, [])
     report = (tmp_path / "report.html").read_text()
     assert ("stopped early" in report) == (stop == 6 or stop == 3)
+    assert ("not reached (6 steps planned)" in report) == (stop == 3)
 
 
 def test_phase_that_early_stopping_ended(tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ They are the user's data: no pattern of what is published matches the folder tha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ FOLDER = "verification"
 INDEX = "samples.json"
 _INPUTS = "inputs.safetensors"
 _COUNT = 4
+_IMAGES = tuple(f"{row}.png" for row in range(_COUNT))
 _LONGEST_SIDE = 1024
 """Pixels: a folder of a few MB, and larger than what models take. The trainer sees the image after it was made so."""
 _SAME_ARITHMETIC = 1e-4
@@ -43,14 +44,21 @@ def write_samples(trainer: Any, folder: Path) -> None:
 
     Args:
         trainer: In the first process, with the model that is saved in the folder.
-        folder: Of the run; samples of an earlier training are removed.
+        folder: Of the run; samples of an earlier training are removed, and no other files.
     """
     target = folder / FOLDER
-    shutil.rmtree(target, ignore_errors=True)
+    remove_samples(folder)
     dataset = trainer.eval_dataset
     dataset = next(iter(dataset.values()), None) if isinstance(dataset, dict) else dataset
     split_model = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
     if dataset is None or split_model or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        return
+    if target.exists():
+        logger.warning(
+            "No evaluation images are kept to verify with; made images will be compared alone: %s is there already, "
+            "and holds something else. Give it another name.",
+            target,
+        )
         return
     try:
         _write(trainer, dataset, target)
@@ -60,7 +68,23 @@ def write_samples(trainer: Any, folder: Path) -> None:
             type(error).__name__,
             error,
         )
-        shutil.rmtree(target, ignore_errors=True)
+        remove_samples(folder)
+
+
+def sample_files(folder: Path) -> list[Path]:
+    """The files of the samples that a run's folder keeps, and no others; none where it keeps no samples."""
+    target = folder / FOLDER
+    if not (target / INDEX).is_file():
+        return []
+    return [path for name in (*_IMAGES, _INPUTS, INDEX) if (path := target / name).is_file()]
+
+
+def remove_samples(folder: Path) -> None:
+    """Remove the samples that a run's folder keeps; what else lies beside them stays."""
+    with contextlib.suppress(OSError):  # no permission; or the folder is not there, or not empty
+        for path in sample_files(folder):
+            path.unlink()
+        (folder / FOLDER).rmdir()
 
 
 def _write(trainer: Any, dataset: Any, target: Path) -> None:
@@ -78,13 +102,14 @@ def _write(trainer: Any, dataset: Any, target: Path) -> None:
     inputs = {n: v.contiguous() for n, v in batch.items() if n not in trainer.label_names and torch.is_tensor(v)}
     logits = _logits(trainer, inputs)
     target.mkdir(parents=True)
-    stored: dict[str, Any] = {"images": [f"{row}.png" for row in range(count)]} if images else {"inputs": _INPUTS}
-    for row, image in enumerate(images or ()):
-        image.save(target / f"{row}.png")
+    stored: dict[str, Any] = {"images": list(_IMAGES[:count])} if images else {"inputs": _INPUTS}
+    facts = {"schema": 1, "tolerance": _tolerance(trainer), "logits": logits.tolist()} | stored
+    # The index first: it tells that the other files are ours, also where one of them cannot be written.
+    (target / INDEX).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    for name, image in zip(_IMAGES, images or (), strict=False):
+        image.save(target / name)
     if not images:
         save_file(inputs, target / _INPUTS)
-    facts = {"schema": 1, "tolerance": _tolerance(trainer), "logits": logits.tolist()} | stored
-    (target / INDEX).write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
 
 def _eval_transform(dataset: Any) -> EvalTransform | None:
