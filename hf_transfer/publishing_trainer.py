@@ -191,7 +191,11 @@ class PublishingTrainer(Trainer):
         always = self.args.hub_always_push
         self.training_push.checkpoint(Path(checkpoint_folder), f"Training in progress, {where}", place, always)
 
-    def _finish_current_push(self, make_up: bool = True) -> None:
+    def _finish_current_push(self) -> None:
+        """See `finish_pushes`."""
+        self.finish_pushes()
+
+    def finish_pushes(self, make_up: bool = True) -> None:
         """Wait for a push in the background, and send what failed; if that fails, too, the run does not end.
 
         Args:

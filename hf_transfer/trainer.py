@@ -161,9 +161,7 @@ class TransferTrainer(
                 return super().train(checkpoint, trial, ignore_keys_for_eval)
         finally:
             self.is_in_train = False
-            self._finish_current_push(
-                make_up=False
-            )  # also after an interrupt: nobody else would tell of a push that failed
+            self.finish_pushes(make_up=False)  # also after an interrupt: nobody else would tell of a push that failed
             if self._phase_callback is not None:
                 self._phase_callback.restore()
 
