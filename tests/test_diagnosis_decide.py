@@ -77,7 +77,7 @@ TABLE: list[tuple[dict[str, Any], str, bool, Any, str]] = [
     ({"per_class": FEW, "joined": 0.06}, "balanced", True, 1, "all layers"),
     ({"per_class": FEW, "joined": 0.0}, "best", True, 1, LAST),
     # A linear classifier as good as what is assumed of fine-tuning; and better.
-    ({"per_class": MANY, "earlier": (0.07, 0.001), **NATIVE}, "balanced", False, 1, "block.1"),
+    ({"per_class": MANY, "earlier": (0.09, 0.001), **NATIVE}, "balanced", False, 1, "block.1"),
     ({"per_class": MANY, "earlier": (0.02, 0.001), **NATIVE}, "balanced", False, 1, ALL),
     ({"per_class": MANY, "earlier": (0.15, 0.01), **NATIVE}, "best", False, 1, "block.1"),
     # Nothing left to gain, and nothing to lose.
@@ -116,13 +116,11 @@ def test_the_part_is_chosen_where_all_layers_are_hardly_better(monkeypatch: pyte
         assert decide(measured(per_class=MANY)).plan.phases[-1].train == expected
 
 
-def test_settings_follow_size_and_similarity() -> None:
-    """Few images are seen more often; close to the pretraining the lower layers move less."""
+def test_settings_follow_size() -> None:
+    """Few images are seen more often; where all layers are trained, the lower ones move less."""
     assert [priors.epochs(images, "all_layers") for images in (100, 4096, 10_000)] == [37, 4, 4]  # of 7 steps: 256
     assert [priors.epochs(images, "last_part") for images in (100, 1024, 10_000)] == [55, 6, 6]
-    close, far = (priors.CLOSE, 0.5, 0.9), (priors.CLOSE - 0.01, 0.5, 0.9)
-    assert "layer_decay" in decide(measured(per_class=MANY, gain=close)).options
-    assert "layer_decay" not in decide(measured(per_class=MANY, gain=far)).options
+    assert decide(measured(per_class=MANY)).options["layer_decay"] < 1
 
 
 def test_reasons_name_what_is_out_of_reach() -> None:

@@ -139,13 +139,12 @@ def _paired_error(layer: LayerMeasurement, last: LayerMeasurement) -> float:
 def _fine_tunings(measurements: Measurements) -> tuple[Candidate, ...]:
     last = measurements.layer(LAST)
     errors = 1 - last.accuracy
-    similarity = 0.0 if measurements.gain_over_random is None else measurements.gain_over_random.value
     found = []
     for trained, part, name in (
         (PART, "last_part", "LP-FT of the last third of the blocks"),
         (EVERYTHING, "all_layers", "LP-FT of all layers"),
     ):
-        options = priors.lp_ft_options(part, measurements.images, similarity)
+        options = priors.lp_ft_options(part, measurements.images)
         gain = errors * priors.expected_gain(measurements.images_per_class, part)
         found.append(
             Candidate(
