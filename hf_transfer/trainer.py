@@ -153,17 +153,17 @@ class TransferTrainer(
         """
         self.training_began = time.time()
         checkpoint = self.find_checkpoint(resume_from_checkpoint)
-        if self.plan is None:
-            return super().train(checkpoint, trial, ignore_keys_for_eval)
-        self.read_checkpoint(checkpoint)
+        if self.plan is not None:
+            self.read_checkpoint(checkpoint)
         try:
+            if self.plan is None:
+                return super().train(checkpoint, trial, ignore_keys_for_eval)
             with self.interrupts:
                 return super().train(checkpoint, trial, ignore_keys_for_eval)
         finally:
             self.is_in_train = False
-            self._finish_current_push(
-                make_up=False
-            )  # also after an interrupt: nobody else would tell of a push that failed
+            # Also after an interrupt: nobody else would tell of a push that failed.
+            self._finish_current_push(make_up=False)
             if self._phase_callback is not None:
                 self._phase_callback.restore()
 
