@@ -61,6 +61,9 @@ class TransferTrainer(
     per group (`learning_rate/<group>`; `learning_rate` is the head's) and the phase's number, and checks after each
     phase that what was frozen did not change. A phase without a length of its own takes `num_train_epochs`.
 
+    With or without a plan, results of an earlier run in `output_dir` are moved into its folder `earlier_run` when the
+    model or metrics of the next training are saved there, so that they are not taken for that one's.
+
     Args:
         plan: A `TransferPlan`; None takes the recipe or plan file of the arguments, if any.
         args: `TransferArguments`, or plain `TrainingArguments`. They are copied where something must be changed.
