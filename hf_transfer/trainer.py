@@ -166,7 +166,7 @@ class TransferTrainer(
         finally:
             self.is_in_train = False
             # Also after an interrupt: nobody else would tell of a push that failed.
-            self._finish_current_push(make_up=False)
+            self.finish_pushes(make_up=False)
             if self._phase_callback is not None:
                 self._phase_callback.restore()
 
