@@ -192,14 +192,14 @@ class PublishingTrainer(Trainer):
         self.training_push.checkpoint(Path(checkpoint_folder), f"Training in progress, {where}", place, always)
 
     def _finish_current_push(self) -> None:
-        """See `finish_pushes`."""
-        self.finish_pushes()
+        """Wait for a push in the background, and send what failed; if that fails, too, the run does not end."""
+        self.finish_pushes(make_up=True)
 
-    def finish_pushes(self, make_up: bool = True) -> None:
-        """Wait for a push in the background, and send what failed; if that fails, too, the run does not end.
+    def finish_pushes(self, make_up: bool) -> None:
+        """Wait for a push in the background, and tell what failed.
 
         Args:
-            make_up: False only tells what failed, as after an interrupt, when there may be little time.
+            make_up: Also send what failed; False only tells, as after an interrupt, when there may be little time.
         """
         if self.training_push is None:
             return

@@ -61,6 +61,9 @@ class TransferTrainer(
     per group (`learning_rate/<group>`; `learning_rate` is the head's) and the phase's number, and checks after each
     phase that what was frozen did not change. A phase without a length of its own takes `num_train_epochs`.
 
+    With or without a plan, results of an earlier run in `output_dir` are moved into its folder `earlier_run` when the
+    model or metrics of the next training are saved there, so that they are not taken for that one's.
+
     Args:
         plan: A `TransferPlan`; None takes the recipe or plan file of the arguments, if any.
         args: `TransferArguments`, or plain `TrainingArguments`. They are copied where something must be changed.
@@ -153,15 +156,17 @@ class TransferTrainer(
         """
         self.training_began = time.time()
         checkpoint = self.find_checkpoint(resume_from_checkpoint)
-        if self.plan is None:
-            return super().train(checkpoint, trial, ignore_keys_for_eval)
-        self.read_checkpoint(checkpoint)
+        if self.plan is not None:
+            self.read_checkpoint(checkpoint)
         try:
+            if self.plan is None:
+                return super().train(checkpoint, trial, ignore_keys_for_eval)
             with self.interrupts:
                 return super().train(checkpoint, trial, ignore_keys_for_eval)
         finally:
             self.is_in_train = False
-            self.finish_pushes(make_up=False)  # also after an interrupt: nobody else would tell of a push that failed
+            # Also after an interrupt: nobody else would tell of a push that failed.
+            self.finish_pushes(make_up=False)
             if self._phase_callback is not None:
                 self._phase_callback.restore()
 

@@ -147,7 +147,7 @@ def test_a_model_that_no_card_is_written_for_is_saved(first: Path, caplog: pytes
 
 def test_the_checkpoint_of_an_earlier_run_is_not_included(hub: HubServer, tmp_path: Path) -> None:
     """include_checkpoint takes the last checkpoint of the run that run.json tells of, also where an earlier run left
-    one of a later step; where the run has none, that is an error."""
+    one of a later step; where the run has none, or one whose state is cut short, that is an error."""
     out = tmp_path / "out"
     long = trainer_of(out, num_train_epochs=2, save_strategy="epoch", learning_rate=0.3)
     long.train()
@@ -160,6 +160,9 @@ def test_the_checkpoint_of_an_earlier_run_is_not_included(hub: HubServer, tmp_pa
     made = ht.publish(out, "pets", verify=False, include_checkpoint=True)
     state = hub.repositories["someone/pets"].files()["checkpoint/trainer_state.json"].content
     assert made.revision is not None and json.loads(state)["global_step"] == 4
+    (out / "checkpoint-4" / "trainer_state.json").write_text('{"global_step": ')
+    with pytest.raises(PublishError, match="no complete checkpoint"):
+        ht.publish(out, "pets", verify=False, include_checkpoint=True)
     without = trainer_of(out, num_train_epochs=3)
     without.train()
     without.save_model()

@@ -38,6 +38,7 @@ def test_published_and_verified(
     assert "Verified in a fresh process" in said and made.refs["main"] in said and ("by timm" in said) == timm
     for secret in (TOKEN, "userxname", "hostxname", "homeofuserx", str(tmp_path)):
         assert secret.encode() not in hub.received
+    assert all(made.files()[name].content in hub.received for name in ("run.json", "README.md", "model.safetensors"))
     card = made.files()["README.md"].content.decode()
     assert metadata(card)["library_name"] == "transformers" and 'model="someone/pets"' in card
 

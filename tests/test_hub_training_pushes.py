@@ -21,9 +21,12 @@ __all__ = ["hub"]
 
 REPOSITORY = "someone/pets"
 COMMIT = ("POST", "/commit/")
+PROBE = ht.recipes.linear_probe()
 
 
-def trainer_of(folder: Path, strategy: str, **options: Any) -> ht.TransferTrainer:
+def trainer_of(
+    folder: Path, strategy: str, plan: ht.TransferPlan | None = PROBE, **options: Any
+) -> ht.TransferTrainer:
     """A run of two epochs, of four steps each, that pushes after each."""
     defaults = {"push_to_hub": True, "hub_model_id": REPOSITORY, "save_strategy": "epoch", "num_train_epochs": 2}
     defaults |= {"hub_strategy": strategy, "hub_always_push": True}
@@ -31,7 +34,7 @@ def trainer_of(folder: Path, strategy: str, **options: Any) -> ht.TransferTraine
         model=tiny.vit(),
         args=arguments(folder, **(defaults | options)),
         train_dataset=RandomImages(),
-        plan=ht.recipes.linear_probe(),
+        plan=plan,
     )
 
 
@@ -113,3 +116,21 @@ def test_a_checkpoint_that_is_gone_is_told(hub: HubServer, tmp_path: Path, caplo
     assert trainer.push_to_hub(verify=False) is not None
     folders = {name.partition("/")[0] for name in hub.repositories[REPOSITORY].files() if "/" in name}
     assert folders == {"checkpoint-8"}
+
+
+def test_a_run_without_a_plan_that_breaks_off_tells_too(
+    hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without a plan, as with one, an error in the training does not hide that pushes before it failed."""
+
+    class Stop(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 5:
+                raise RuntimeError("no more")
+
+    trainer = trainer_of(tmp_path, "every_save", plan=None)
+    trainer.add_callback(Stop())
+    hub.faults = [Fault(*COMMIT, status=400, count=1000)]
+    with caplog.at_level(logging.WARNING, logger="hf_transfer"), pytest.raises(RuntimeError, match="no more"):
+        trainer.train()
+    assert "1 pushes during training failed" in caplog.text

@@ -280,7 +280,10 @@ def _is_of_run(checkpoint: Path, record: Path) -> bool:
     """Whether a checkpoint is of the run of a record: what was logged before it is in the record, too."""
     if not record.is_file():
         return True
-    state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+    try:
+        state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
+    except ValueError:  # cut short: nothing could be resumed from it
+        return False
     run = RunRecord.load(record)
     losses, of_run = _losses(state.get("log_history", [])), _losses(run.log_history)
     return state.get("global_step", 0) <= run.training.get("steps", math.inf) and losses.items() <= of_run.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import threading
@@ -15,6 +16,8 @@ from tests.hub_server.repositories import Repository, Token
 from tests.hub_server.routes import Answer, HttpError, Request, handle
 from tests.hub_server.xet import XetStorage
 
+_PACKED = re.compile(rb'"(?:content|sample)": ?"([A-Za-z0-9+/=]*)"')
+
 
 class HubServer:
     """A Hub on a free port of 127.0.0.1.
@@ -26,7 +29,8 @@ class HubServer:
         requests: Method and path of every request, in order.
         xet: Where large files go that the client sends by Xet; None for a Hub that has no such storage.
         verified: Revisions that a publication was verified at, in order, where the test asks one process for that.
-        received: Every byte of every request but its `Authorization` header, in which the token must be.
+        received: Every byte of every request but its `Authorization` header, in which the token must be; what came
+            in base64, as small files do, also as it was before.
     """
 
     def __init__(self) -> None:
@@ -74,6 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
             hub.requests.append((self.command, self.path))
             headers = "\n".join(f"{k}: {v}" for k, v in self.headers.items() if k.lower() != "authorization")
             hub.received += f"{self.command} {self.path}\n{headers}\n\n".encode() + body + b"\n"
+            hub.received += b"".join(base64.b64decode(packed) + b"\n" for packed in _PACKED.findall(body))
             fault = next((f for f in hub.faults if f.matches(self.command, path)), None)
             if fault is not None and fault.action is not None:
                 fault.action()
