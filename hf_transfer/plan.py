@@ -288,8 +288,16 @@ def group_learning_rates(groups: Sequence[LayerGroup], phase: Phase, learning_ra
         groups: All groups of a model, from input to output.
         phase: Its `learning_rate`, `head_lr_ratio` and `layer_decay` apply.
         learning_rate: Used where the phase has none.
+
+    Raises:
+        PlanError: The rate is not above 0.
     """
     base = phase.learning_rate if phase.learning_rate is not None else learning_rate
+    if not base > 0:
+        raise PlanError(
+            f"Phase {phase.name!r} trains at a learning rate of {base}; it must be above 0. Give learning_rate to "
+            "the phase or to the training arguments; what is not to be trained is left out of `train`."
+        )
     body = [g.index for g in groups if g.role in ("stem", "block")]
     rates = []
     for group in groups:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -13,6 +15,7 @@ from hf_transfer.errors import PlanError, SelectorError
 from hf_transfer.layers import LayerGroup
 from hf_transfer.plan import Phase, TransferPlan, align, describe, group_learning_rates
 from tests import tiny
+from tests.training import RandomImages, arguments
 
 GROUPS = (
     LayerGroup(0, "stem", "stem", ("stem.weight", "stem.bias")),
@@ -164,3 +167,10 @@ def test_align_sets_numbers_to_the_right() -> None:
         "--  --  -  -----  -",
         "10  bb  c  1,000",
     ]
+
+
+def test_a_rate_of_nothing_is_refused(tmp_path: Path) -> None:
+    """learning_rate=0 of the training arguments is an error that says what to do, not a division by zero."""
+    args = arguments(tmp_path, learning_rate=0.0)
+    with pytest.raises(PlanError, match=r"'linear probe' trains at a learning rate of 0.0.*left out of"):
+        ht.TransferTrainer(tiny.vit(), args, train_dataset=RandomImages(8), plan=ht.recipes.linear_probe()).train()
