@@ -39,7 +39,7 @@ GAINS = (
     GainPrior(10, 0.15, 0.15),
     # The last third 0.19 and 0.34, all layers 0.20 and 0.40.
     GainPrior(50, 0.30, 0.30),
-    # The last third 0.30 and 0.61; all layers 0.29 on clothes (one seed).
+    # The last third 0.30 and 0.61; all layers 0.29 and 0.51 (one seed each).
     GainPrior(200, 0.40, 0.40),
     # Not measured: that all layers gain more where data are many is CS231n's advice.
     GainPrior(1000, 0.40, 0.50),
