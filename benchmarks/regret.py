@@ -178,10 +178,7 @@ def summary(rows: list[Row], diagnoses: list[Row]) -> list[str]:
     """Medians over the tasks."""
     costs = [row["cost_share"] for row in rows if row["cost_share"] is not None]
     lines = [
-        f"- Tasks: {len(rows)}, of {len(diagnoses)} diagnosed; of the others the chosen candidate was not run. "
-        f"Of {ALL_CANDIDATES} candidates {min(row['candidates'] for row in rows)} to "
-        f"{max(row['candidates'] for row in rows)} were run on a task; the best is the best of those: regrets are too "
-        "small where some are missing.",
+        f"- Tasks: {len(rows)} of {len(diagnoses)}. {completeness(rows)}",
         f"- Diagnosis alone: median {statistics.median(row['cpu_seconds'] for row in rows):.0f} CPU s, highest "
         f"{max(row['cpu_seconds'] for row in rows):.0f}. Diagnosis and choice over all candidates: "
         + (
@@ -203,6 +200,17 @@ def summary(rows: list[Row], diagnoses: list[Row]) -> list[str]:
 def share(part: float | None) -> str:
     """In per cent; a dash where it is not known."""
     return "-" if part is None else f"{part:.0%}"
+
+
+def completeness(rows: list[Row]) -> str:
+    """How many of the candidates the best is the best of."""
+    fewest = min(row["candidates"] for row in rows)
+    if fewest == ALL_CANDIDATES:
+        return f"All {ALL_CANDIDATES} candidates were run on each."
+    return (
+        f"Of {ALL_CANDIDATES} candidates at least {fewest} were run on each; the best is the best of those: regrets are "
+        "too small where some are missing."
+    )
 
 
 def in_points(regrets: list[float]) -> str:
