@@ -208,8 +208,8 @@ def completeness(rows: list[Row]) -> str:
     if fewest == ALL_CANDIDATES:
         return f"All {ALL_CANDIDATES} candidates were run on each."
     return (
-        f"Of {ALL_CANDIDATES} candidates at least {fewest} were run on each; the best is the best of those: regrets are "
-        "too small where some are missing."
+        f"Of {ALL_CANDIDATES} candidates at least {fewest} were run on each; the best is the best of those: regrets "
+        "are too small where some are missing."
     )
 
 
