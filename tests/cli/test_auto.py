@@ -19,7 +19,6 @@ from hf_transfer.diagnosis.measurements import Measurements
 from hf_transfer.diagnosis.result import Diagnosis
 from hf_transfer.errors import ArgumentError
 from hf_transfer.run_record import RunRecord
-from tests.checkpoints import save_vit
 from tests.diagnosed import measured
 from tests.image_files import write_classes
 from tests.training import arguments
@@ -35,11 +34,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, count, seed in (("train", 8, 0), ("validation", 4, 1000)):
         write_classes(folder / split, dict.fromkeys(LABELS, count), seed)
     return folder
-
-
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_vit(tmp_path_factory.mktemp("models") / "tiny-vit")
 
 
 @pytest.fixture

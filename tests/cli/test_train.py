@@ -18,19 +18,9 @@ from safetensors.torch import load_file
 import hf_transfer as ht
 from hf_transfer.cli import main
 from hf_transfer.run_record import RunRecord
-from tests.checkpoints import save_timm_resnet, save_vit
+from tests.checkpoints import save_timm_resnet
 from tests.image_files import write_classes
-from tests.quick_train import LABELS, train, write_photos
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_vit(tmp_path_factory.mktemp("models") / "tiny-vit")
+from tests.quick_train import LABELS, train
 
 
 @pytest.fixture(scope="module")

@@ -13,18 +13,7 @@ import pytest
 
 from hf_transfer.hub.staging import is_allowed
 from hf_transfer.run_record import RunRecord
-from tests.checkpoints import save_vit
-from tests.quick_train import LABELS, train, write_photos
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_vit(tmp_path_factory.mktemp("models") / "tiny-vit")
+from tests.quick_train import LABELS, train
 
 
 def _odd_images(folder: Path) -> Path:

@@ -1,0 +1,22 @@
+"""Fixtures of the tests that run commands; a module whose images differ has its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import save_vit
+from tests.quick_train import write_photos
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos of four classes."""
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny ViT with random weights."""
+    return save_vit(tmp_path_factory.mktemp("models") / "tiny-vit")
