@@ -25,6 +25,7 @@ from hf_transfer.features.cut_rows import CutColumns, costs_of, prefix_tensors, 
 from hf_transfer.features.decision import CacheDecision, CacheSettings
 from hf_transfer.features.extraction import Extraction, default_batch_size, extracting, fill
 from hf_transfer.features.fingerprints import fingerprint, versions, weights_fingerprint
+from hf_transfer.features.norm_fusion import NormFusion
 from hf_transfer.features.packing import (
     CONSTANTS_FILE,
     Packer,
@@ -273,10 +274,11 @@ class FeatureCache:
             key = from_first(f"session-{uuid.uuid4().hex}")
             self._open.callback(self._folder.remove, key)
         rows = SeededViews(dataset, views, self.settings.seed if inputs.random else None)
-        compute = CutColumns(cut, self.settings.autocast)
+        fusion = NormFusion(self.model)
+        compute = CutColumns(cut, self.settings.autocast, fusion)
         try:
             self._open.enter_context(self._folder.using(key))
-            with extracting(self.model) as device:
+            with extracting(self.model) as device, fusion:
                 store, done = fill(
                     self._folder,
                     key,

@@ -27,6 +27,7 @@ from hf_transfer.features.fingerprints import (
     versions,
     weights_fingerprint,
 )
+from hf_transfer.features.norm_fusion import FUSION_IMAGES, NormFusion
 from hf_transfer.features.ranks import barrier, from_first
 from hf_transfer.features.reading import Row, SeededViews, model_inputs, pixel_values
 from hf_transfer.features.taps import LAST, Layers, TapReader, head_branches
@@ -119,9 +120,9 @@ def extract_features(
         taps = TapReader(model, names)
         facts = common | {"layers": names}
         key = fingerprint(facts | (known or {"session": from_first(uuid.uuid4().hex)}))
-        with extracting(model, memory_format) as device, kept.using(key), taps:
+        with extracting(model, memory_format) as device, kept.using(key), taps, NormFusion(model) as fusion:
             size = default_batch_size(device) if batch_size is None else batch_size
-            compute = _tap_computation(taps, device, np.dtype(dtype))
+            compute = _tap_computation(taps, fusion, device, np.dtype(dtype))
             facts["source"] = source
             store, _ = fill(kept, key, rows, compute, facts, batch_size=size, workers=workers, progress=progress)
             return {name: store.rows[name] for name in wanted}
@@ -162,13 +163,14 @@ def _known(model: nn.Module, images: Any, names: Sequence[str]) -> dict[str, Any
 
 
 def _tap_computation(
-    taps: TapReader, device: torch.device, dtype: np.dtype[Any]
+    taps: TapReader, fusion: NormFusion, device: torch.device, dtype: np.dtype[Any]
 ) -> Callable[[Sequence[Row]], Columns]:
     checked = False
 
     def compute(rows: Sequence[Row]) -> Columns:
         nonlocal checked
         images = pixel_values(rows).to(device)
+        fusion.fuse(lambda: list(taps.read(images[:FUSION_IMAGES]).values()))
         found = taps.read(images)
         if taps.folded and not checked and len(images) > 1:
             _check_folding(found, taps.read(images[:1]))

@@ -14,6 +14,7 @@ from hf_transfer.cost_model import Costs
 from hf_transfer.cut import Cut
 from hf_transfer.features.extraction import Columns
 from hf_transfer.features.fingerprints import tensor_names
+from hf_transfer.features.norm_fusion import FUSION_IMAGES, NormFusion
 from hf_transfer.features.packing import Layout
 from hf_transfer.features.reading import Row, pixel_values
 from hf_transfer.layers import LayerGroup
@@ -28,24 +29,28 @@ class CutColumns:
     Args:
         cut: Not installed.
         autocast: Type of mixed precision; None for none.
+        fusion: Of the model's batch normalisation, while the prefix is computed.
 
     Attributes:
         facts: About the columns, for the store's entry; filled with the first batch.
         constants: Tensors that are the same for all images, of the latest batch.
     """
 
-    def __init__(self, cut: Cut, autocast: torch.dtype | None) -> None:
+    def __init__(self, cut: Cut, autocast: torch.dtype | None, fusion: NormFusion) -> None:
         self.cut = cut
         self.facts: dict[str, Any] = {"kind": "cut", "path": cut.boundary.path}
         self.constants: Sequence[torch.Tensor] = ()
         self._autocast = autocast
+        self._fusion = fusion
         self._layout: Layout | None = None
 
     def __call__(self, rows: Sequence[Row]) -> Columns:
         device = next(self.cut.model.parameters()).device
         mixed = torch.autocast(device.type, self._autocast) if self._autocast else contextlib.nullcontext()
+        images = pixel_values(rows).to(device)
         with mixed:
-            captured = self.cut.capture(pixel_values(rows).to(device))
+            self._fusion.fuse(lambda: self.cut.capture(images[:FUSION_IMAGES]).rows)
+            captured = self.cut.capture(images)
         self.constants = captured.constants
         if self._layout is None:
             self._layout = Layout.of(captured, rows[0])
