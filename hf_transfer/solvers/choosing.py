@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,8 @@ from hf_transfer.solvers.rotation import Rotation, rotate
 CHOICE_SIZE = 2e9
 # A held-out loss needs few digits, the last fit many.
 _CHOICE_TOLERANCE = 1e-3
-# The path ends where held-out loss has grown this often in turn; accuracy is too coarse to tell.
-_GROWN = 2
+# Where the search begins: what features of pretrained networks need is mostly in the stronger half of the path.
+_FIRST = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,15 @@ def solve_convex(
     )
 
 
+@dataclass(frozen=True)
+class _Look:
+    """A point of the path, with the held-out scores `(images, classes)` and the folds' heads that gave it."""
+
+    point: PathPoint
+    scores: FloatArray
+    fits: Fits
+
+
 def _choose(
     loss: HeadLoss,
     rotation: Rotation,
@@ -110,25 +119,49 @@ def _choose(
     present = np.unique(assigned[rows])
     without = weights[:, None] * (assigned[:, None] != present)
     held_out = [sample[assigned[sample] == fold] for fold in present]
-    fits: Fits | None = None
-    points: list[PathPoint] = []
-    for value in values:
+
+    def look(value: float, start: Fits | None) -> _Look:
         fits = minimise(
             loss, rotation, None if len(sample) == problem.images else sample, problem.labels, without,
-            problem.classes, value, start=fits, bias=bias, tolerance=_CHOICE_TOLERANCE,
+            problem.classes, value, start=start, bias=bias, tolerance=_CHOICE_TOLERANCE,
         )  # fmt: skip
         scores = np.zeros((problem.images, problem.classes), np.float32)
         for head, out in enumerate(held_out):
             scores[out] = fits.scores(rotation.coordinates[out], head)
-        points.append(_point(loss, value, scores[rows], problem.labels[rows], weights[rows]))
-        if points[-1] == _best(points, loss.choose_by_loss):
-            best_scores, best_fits = scores, fits
-        if _past_the_best(points):
-            break
-    best = _best(points, loss.choose_by_loss)
+        return _Look(_point(loss, value, scores[rows], problem.labels[rows], weights[rows]), scores, fits)
+
+    found = _along_path(values, look, patience=1 if loss.choose_by_loss else 2)
+    best = min(found, key=lambda each: _order(each.point, loss.choose_by_loss))
     # What is held constant is the strength of the penalty against the sum over images, not their mean.
-    value = best.value * len(sample) / problem.images
-    return Choice(value, tuple(points), best, best_scores, _mask(rows, problem.images), len(sample), best_fits)
+    value = best.point.value * len(sample) / problem.images
+    points = tuple(each.point for each in found)
+    return Choice(value, points, best.point, best.scores, _mask(rows, problem.images), len(sample), best.fits)
+
+
+def _along_path(values: Sequence[float], look: Callable[[float, Fits | None], _Look], patience: int) -> list[_Look]:
+    """Go downhill along the path, from a point in its middle.
+
+    Held-out loss falls and grows once along it, but for noise; accuracy is too coarse to tell the way.
+
+    Args:
+        values: From strong to weak.
+        look: Gives what is found at a value; begins with the heads of its neighbour.
+        patience: How often loss must have grown in turn for the way to end.
+
+    Returns:
+        In the order of the values, as far as they were looked at.
+    """
+    first = int(_FIRST * len(values))
+    found = {first: look(values[first], None)}
+    for step in (1, -1):
+        place, grown = first, 0
+        while grown < patience and 0 <= place + step < len(values):
+            last, place = found[place], place + step
+            found[place] = look(values[place], last.fits)
+            grown = grown + 1 if found[place].point.loss >= last.point.loss else 0
+        if min(found, key=lambda each: found[each].point.loss) != first:
+            break
+    return [found[place] for place in sorted(found)]
 
 
 def _point(loss: HeadLoss, value: float, scores: FloatArray, labels: IntArray, weights: FloatArray) -> PathPoint:
@@ -136,14 +169,9 @@ def _point(loss: HeadLoss, value: float, scores: FloatArray, labels: IntArray, w
     return PathPoint(value, accuracy_of(scores, labels, weights), held_out)
 
 
-def _best(points: Sequence[PathPoint], by_loss: bool) -> PathPoint:
-    """The least loss; or the best accuracy, and of equal ones the least loss."""
-    return min(points, key=lambda point: (0.0 if by_loss else -point.accuracy, point.loss))
-
-
-def _past_the_best(points: Sequence[PathPoint]) -> bool:
-    losses = [point.loss for point in points[-_GROWN - 1 :]]
-    return len(losses) > _GROWN and losses == sorted(losses)
+def _order(point: PathPoint, by_loss: bool) -> tuple[float, float]:
+    """The least loss comes first; or the best accuracy, and of equal ones the least loss."""
+    return 0.0 if by_loss else -point.accuracy, point.loss
 
 
 def _sample(assigned: IntArray, problem: Problem, rotation: Rotation, seed: int) -> IntArray:

@@ -27,8 +27,8 @@ def logistic(
     """Fit a head by logistic regression, with the regularisation of the least cross-validated cross-entropy.
 
     Minimises the mean cross-entropy plus `regularisation / 2 * |weight|**2` on standardised features; scikit-learn's
-    `LogisticRegression` calls `1 / (regularisation * images)` C. The path goes from strong to weak and ends where
-    held-out loss grows.
+    `LogisticRegression` calls `1 / (regularisation * images)` C. The path is followed from its middle to where
+    held-out loss grows again.
 
     Args:
         problem: Features and labels.

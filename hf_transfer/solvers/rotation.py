@@ -71,12 +71,14 @@ def rotate(
     weights = np.ones(images) if weights is None else weights
     mean, scale = mean_and_scale(features, weights, bias)
     if images > channels:
-        gram = np.zeros((channels, channels))
+        gram: FloatArray = np.zeros((channels, channels), dtype)
+        roots = np.sqrt(weights)[:, None]
         for rows in blocks(images):
-            standardised = (features[rows] - mean) / scale
-            gram += (standardised * weights[rows, None]).T @ standardised
+            weighted: FloatArray = ((features[rows] - mean) / scale * roots[rows]).astype(dtype)
+            gram += weighted.T @ weighted
         eigenvalues, axes = leading_axes(gram)
     else:
+        # Axes are made of eigenvectors divided by small numbers here: they need all digits to be orthonormal.
         standardised = (features - mean) / scale * np.sqrt(weights)[:, None]
         eigenvalues, vectors = leading_axes(standardised @ standardised.T)
         axes = standardised.T @ (vectors / np.sqrt(eigenvalues))
@@ -104,7 +106,8 @@ def mean_and_scale(features: FloatArray, weights: FloatArray, centre: bool) -> t
 
 
 def leading_axes(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Eigenvalues, falling, with their vectors; without the negligible ones."""
+    """Eigenvalues, falling, with their vectors; without the negligible ones, which float32 cannot tell from others."""
     eigenvalues, vectors = scipy.linalg.eigh(gram, overwrite_a=True, check_finite=False, driver="evd")
-    kept = eigenvalues > _NEGLIGIBLE * max(float(eigenvalues[-1]), 0.0)
+    eigenvalues = np.maximum(eigenvalues, 0)
+    kept = (eigenvalues > _NEGLIGIBLE * eigenvalues[-1]) | (gram.dtype == np.float32)
     return eigenvalues[kept][::-1].copy(), np.ascontiguousarray(vectors[:, kept][:, ::-1])
