@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import datasets
@@ -21,9 +21,10 @@ from hf_transfer.features.ranks import on_first_rank
 from hf_transfer.features.reading import model_inputs, pixel_values
 from hf_transfer.features.taps import Layers
 from hf_transfer.linear_heads import check_head, has_bias, write_head
-from hf_transfer.probe_file import ProbeHead, joined
+from hf_transfer.probe_file import ProbeHead
 from hf_transfer.registry import wrap
 from hf_transfer.solvers import ClassWeights, Problem, SolvedHead, ridge_held_out, solve
+from hf_transfer.solvers.joined import distinct, solve_joined
 from hf_transfer.solvers.ridge import RIDGE_REGULARISATIONS
 from hf_transfer.truncation import truncate, truncation_points
 
@@ -157,30 +158,15 @@ def solve_head(
     source = _Source(reading, processor, labels, class_weights, classes, seed, allow_probe_file, extraction)
     read = _features(model, layer, source)
 
-    def solved_on(features: Any, with_bias: bool) -> SolvedHead:
-        found: SolvedHead = on_first_rank(
-            lambda: solve(
-                features,
-                labels(),
-                solver,
-                classes=classes,
-                class_weights=class_weights,
-                bias=with_bias,
-                seed=seed,
-            )
-        )
-        return found
-
+    options: dict[str, Any] = {"classes": classes, "class_weights": class_weights, "seed": seed}
+    own: SolvedHead = on_first_rank(lambda: solve(read.features, labels(), solver, bias=bias, **options))
     images = _samples(dataset, processor)
-    if read.layers is None:
-        solved = solved_on(read.features, bias)
-        write_head(read.model, solved.head, images)
-        difference = check_head(read.model, images, solved.head.scores(np.asarray(read.features[: len(images)])))
-        return HeadSolution(read.model, solved, read.choice, difference)
-    spare, solved = solved_on(read.last, bias), solved_on(read.features, True)
-    write_head(model, spare.head, images)
-    difference = check_head(model, images, spare.head.scores(np.asarray(read.last[: len(images)])))
-    return HeadSolution(model, solved, read.choice, difference, ProbeHead(read.layers, solved.head), spare)
+    write_head(read.model, own.head, images)
+    difference = check_head(read.model, images, own.head.scores(np.asarray(read.features[: len(images)])))
+    if not read.parts:
+        return HeadSolution(read.model, own, read.choice, difference)
+    solved: SolvedHead = on_first_rank(lambda: solve_joined([*read.parts.values()], labels(), solver, **options))
+    return HeadSolution(model, solved, read.choice, difference, ProbeHead(tuple(read.parts), solved.head), spare=own)
 
 
 def labels_of(dataset: Any) -> tuple[Any, Any]:
@@ -257,18 +243,16 @@ class _Read:
     """Features that a head is solved on.
 
     Attributes:
-        features: `(images, channels)`.
+        features: `(images, channels)`: what the model's own head reads.
         choice: Why these.
-        model: Whose head can read them; without one, the model that they are read from.
-        layers: Where no head of a checkpoint can read them, what they are joined of.
-        last: Then also what the model's own head reads.
+        model: Whose head can read them.
+        parts: Where no head of a checkpoint can read the chosen features, these by layer.
     """
 
     features: Any
     choice: LayerChoice
     model: nn.Module
-    layers: tuple[str, ...] | None = None
-    last: Any = None
+    parts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _features(model: nn.Module, layer: str, source: _Source) -> _Read:
@@ -277,8 +261,9 @@ def _features(model: nn.Module, layer: str, source: _Source) -> _Read:
         return _Read(source.extract(model, LAST)[LAST], LayerChoice(LAST, LAST, "asked for"), model)
     if layer == ALL:
         found = source.extract(model, layers_at_depths(model))
-        names = tuple(found)
-        return _Read(joined(found, names), LayerChoice(ALL, ALL, "asked for"), model, names, found[LAST])
+        names = list(found)
+        parts = {names[place]: found[names[place]] for place in distinct(list(found.values()))}
+        return _Read(found[LAST], LayerChoice(ALL, ALL, "asked for"), model, parts)
     blocks = [group.name for group in wrap(model).layer_groups if group.role == "block"]
     found = source.extract(model, [*blocks, LAST] if layer == AUTO else [layer, LAST])
     evidence = source.judge(found)
@@ -291,7 +276,7 @@ def _features(model: nn.Module, layer: str, source: _Source) -> _Read:
     except TruncationError as error:
         if source.allow_probe_file:
             why = f"{reason}; no ordinary checkpoint can end there, so it is kept as a probe file"
-            return _Read(found[wanted], LayerChoice(layer, wanted, why, evidence), model, (wanted,), found[LAST])
+            return _Read(found[LAST], LayerChoice(layer, wanted, why, evidence), model, {wanted: found[wanted]})
         reason = f"{wanted!r} was wanted, but no ordinary checkpoint can end there: {error}{_native(model, evidence)}"
         logger.warning("The head reads the last layer: %s %s keeps it, for hf_transfer to load.", reason, _FLAG)
         return _Read(found[LAST], LayerChoice(layer, LAST, reason, evidence), model)

@@ -110,7 +110,7 @@ def test_joined_layers_hold_equal_ones_once_and_few_axes_of_many(monkeypatch: py
     generator = np.random.default_rng(0)
     wide = features @ generator.normal(size=(20, 1000)).astype(np.float32)
     wide += generator.normal(size=wide.shape).astype(np.float32) * 0.1
-    monkeypatch.setattr(probing, "_MOST_CHANNELS", 100)
+    monkeypatch.setattr(probing, "MOST_AXES", 100)
     both = joined([wide, wide[:, ::-1] + 0.0 * wide])
     assert both.shape[1] == 100
     assert probe(both, labels, 4, standardise=False).accuracy >= probe(features, labels, 4).accuracy - 0.05

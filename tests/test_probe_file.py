@@ -63,7 +63,8 @@ def test_a_loaded_probe_decides_as_the_solver_did(run: Any) -> None:
     folder, predicted, _ = run
     probe = ht.load_probe(folder)
     assert probe.label_names == tuple(NAMES)
-    assert probe.layers[-1] == "last" and len(probe.layers) > 3
+    # Of this network the last stage's mean is what the head reads: it is held once.
+    assert "last" not in probe.layers and len(probe.layers) > 3
     images = [decode_image(value) for value in TEST.with_format(None)["image"]]
     pixels = eval_transform(processor())({"image": images})["pixel_values"]
     for given in (TEST, images, [row["bytes"] for row in TEST.with_format(None)["image"]], torch.stack(list(pixels))):
@@ -75,11 +76,13 @@ def test_a_loaded_probe_decides_as_the_solver_did(run: Any) -> None:
 
 
 def test_the_solvers_own_scores_come_back(run: Any) -> None:
-    """On the training images the loaded logits are the solver's scores to the last digit, batch by batch."""
+    """On the training images the loaded logits are the solver's scores, but for rounding, and so are all decisions."""
     folder, _, trainer = run
     found = ht.extract_features(trainer.model, TRAIN, processor(), "all", cache=False, progress=False)
     scores = trainer.solution.probe.head.scores(trainer.solution.probe.join(found))
-    assert np.array_equal(ht.load_probe(folder).logits(TRAIN), scores)
+    logits = ht.load_probe(folder).logits(TRAIN)
+    assert logits == pytest.approx(scores, abs=1e-5)
+    assert (logits.argmax(axis=1) == scores.argmax(axis=1)).all()
 
 
 def test_the_checkpoint_beside_it_is_of_use(run: Any) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_transfer.errors import DataError
+from hf_transfer.solvers.joined import MOST_AXES, distinct
 from hf_transfer.solvers.ridge import FEW_IMAGES, RIDGE_REGULARISATIONS
 from hf_transfer.solvers.rotation import leading_axes, mean_and_scale
 
@@ -31,8 +32,6 @@ MANY_CLASSES = 100
 _VERY_MANY_CLASSES = 500
 _MANY_AXES = 512
 _BLOCK_SCORES = 2**22
-# Joined features of more channels than this take longer to decompose than to compute.
-_MOST_CHANNELS = 1024
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,12 @@ def joined(features: Iterable[FloatArray]) -> FloatArray:
     Layers that are equal are taken once: what a pooling layer gives is often what the head reads. The result is to be
     probed as it is: bringing axes to one scale would make as much of noise as of the rest.
     """
-    distinct: list[FloatArray] = []
-    for values in features:
-        if not any(values.shape == other.shape and np.array_equal(values, other) for other in distinct):
-            distinct.append(values)
-    most = _MOST_CHANNELS // len(distinct)
+    given = list(features)
+    different = [given[place] for place in distinct(given)]
+    most = MOST_AXES // len(different)
     parts = []
-    for values in distinct:
-        if sum(each.shape[1] for each in distinct) > _MOST_CHANNELS and min(values.shape) > most:
+    for values in different:
+        if sum(each.shape[1] for each in different) > MOST_AXES and min(values.shape) > most:
             parts.append(_along_axes(values, 0, standardise=True).coordinates[:, :most])
         else:
             mean, scale = mean_and_scale(values, np.ones(len(values)), centre=True)

@@ -26,9 +26,8 @@ from hf_transfer.features.depths import layers_at_depths
 from hf_transfer.features.ranks import on_first_rank, rank_and_world
 from hf_transfer.head_solving import labels_of
 from hf_transfer.plan import Phase, TransferPlan
-from hf_transfer.probe_file import joined
 from hf_transfer.recipes import get
-from hf_transfer.solvers import solve
+from hf_transfer.solvers.joined import distinct, solve_joined
 from hf_transfer.trainer import TransferTrainer
 from hf_transfer.training_args import TransferArguments
 
@@ -60,13 +59,13 @@ class TrialRuns:
     def _solved(self, candidate: Candidate, share: float, fit: Any, held_out: Any) -> Hits:
         """A linear classifier on features that are computed once for all folds, and are in the cache."""
         layers = layers_at_depths(self._model) if candidate.layer == ALL else [candidate.layer]
-        found = extract_features(self._model, self._dataset, self._processor, layers, progress=False)
-        features = joined(found, tuple(found))
+        every = list(extract_features(self._model, self._dataset, self._processor, layers, progress=False).values())
+        found = [every[place] for place in distinct(every)]
+        parts = [values[fit] for values in found]
         classes = int(self._labels.max()) + 1
-        solved = on_first_rank(
-            lambda: solve(features[fit], self._labels[fit], "logistic", classes=classes, seed=self._seed)
-        )
-        return solved.head.scores(features[held_out]).argmax(axis=1) == self._labels[held_out]
+        solved = on_first_rank(lambda: solve_joined(parts, self._labels[fit], classes=classes, seed=self._seed))
+        features = np.concatenate([values[held_out] for values in found], axis=1)
+        return solved.head.scores(features).argmax(axis=1) == self._labels[held_out]
 
     def _trained(self, candidate: Candidate, share: float, fit: Any, held_out: Any) -> Hits:
         augmentation = candidate.arguments.get("augmentation", "none")

@@ -1,0 +1,85 @@
+"""A head on the features of several layers side by side: on all their channels, or on the leading axes of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from hf_transfer.solvers import solve
+from hf_transfer.solvers.head import LinearHead, SolvedHead
+from hf_transfer.solvers.problem import ClassWeights, FloatArray, Problem
+from hf_transfer.solvers.rotation import Rotation, rotate
+
+# Axes of all layers together: layers repeat each other, and what is beyond costs more than it tells.
+MOST_AXES = 1024
+# With fewer images for an axis, nearly all axes of a layer are noise of the sample, and to bring them to one scale is
+# to learn by heart: cross-validated accuracy is then better on the channels, and worse with more images
+# (benchmarks/RESULTS.md).
+_IMAGES_PER_AXIS = 5
+# In units of the leading axis, the variance of an axis that is rounding alone: layers of few channels have some.
+_ROUNDING = 1e-6
+
+
+def distinct(parts: Sequence[FloatArray]) -> list[int]:
+    """Positions of the parts that are equal to none before: a pooling layer often gives just what the head reads."""
+    found: list[int] = []
+    for place, part in enumerate(parts):
+        if not any(part.shape == parts[each].shape and np.array_equal(part, parts[each]) for each in found):
+            found.append(place)
+    return found
+
+
+def solve_joined(
+    parts: Sequence[FloatArray],
+    labels: Any,
+    solver: str = "logistic",
+    *,
+    classes: int | None = None,
+    class_weights: ClassWeights = None,
+    seed: int = 0,
+) -> SolvedHead:
+    """Fit a head to the features of several layers.
+
+    Where there are images enough, the head is fitted to the leading axes of each layer, all brought to one scale, up
+    to `MOST_AXES` in all: that takes a fraction of the time of all channels. The axes are folded into the head.
+
+    Args:
+        parts: The layers' features, each `(images, channels)`.
+        labels: As in `hf_transfer.solvers.solve`, and so are all other arguments and errors.
+
+    Returns:
+        A head on all channels of all parts side by side.
+    """
+
+    def solved_on(features: FloatArray) -> SolvedHead:
+        return solve(features, labels, solver, classes=classes, class_weights=class_weights, seed=seed)
+
+    most = MOST_AXES // len(parts)
+    if len(parts) == 1 or len(parts[0]) < _IMAGES_PER_AXIS * most:
+        return solved_on(np.concatenate([np.asarray(part) for part in parts], axis=1))
+    for part in parts:
+        Problem.of(part, labels, classes, class_weights)  # unusable input is named before it is decomposed
+    rotations = [_leading(rotate(part, dtype=np.float32), most) for part in parts]
+    solved = solved_on(np.concatenate([rotation.coordinates for rotation in rotations], axis=1))
+    ends = np.cumsum([rotation.coordinates.shape[1] for rotation in rotations])
+    weights = np.split(solved.head.weight.T, ends[:-1])
+    zero = np.zeros(len(solved.head.bias))
+    heads = [rotation.head(weight, zero) for rotation, weight in zip(rotations, weights, strict=True)]
+    weight = np.concatenate([head.weight for head in heads], axis=1)
+    bias = solved.head.bias + np.sum([head.bias for head in heads], axis=0)
+    details = dict(solved.details) | {"leading_axes": int(ends[-1])}
+    return replace(solved, head=LinearHead(weight, bias), details=details)
+
+
+def _leading(rotation: Rotation, most: int) -> Rotation:
+    values = rotation.eigenvalues
+    count = min(most, max(1, int(np.count_nonzero(values > _ROUNDING * values[0]))))
+    return replace(
+        rotation,
+        axes=rotation.axes[:, :count],
+        eigenvalues=values[:count],
+        coordinates=rotation.coordinates[:, :count],
+    )
