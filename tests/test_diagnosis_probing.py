@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hf_transfer.diagnosis import probing
-from hf_transfer.diagnosis.probing import FOLDS, Probe, curve, joined, leaves_one_out, probe, regularisations
+from hf_transfer.diagnosis.probing import FOLDS, Probe, curve, leaves_one_out, probe, probe_layers, regularisations
 from hf_transfer.errors import DataError
 from hf_transfer.solvers import Problem, ridge
 from hf_transfer.solvers.ridge import RidgePath
@@ -70,7 +70,7 @@ def test_degenerate_features(per_class: int) -> None:
             assert found.accuracy <= 0.5
             assert 0 <= found.train_accuracy <= 0.5
             assert len(curve(features, labels, 4, found)) >= 1
-            assert np.isfinite(joined([features, features])).all()
+            assert np.isfinite(probe_layers([features, features], labels, 4)[1]).all()
 
 
 def test_an_only_image_of_a_class_does_not_count() -> None:
@@ -106,12 +106,13 @@ def test_sizes_with_too_few_images_have_no_point() -> None:
 def test_joined_layers_hold_equal_ones_once_and_few_axes_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer that equals another adds nothing; wide layers come with their leading axes."""
     features, labels = _blobs(30, channels=20)
-    assert joined([features, features.copy()]).shape == (120, 20)
+    found, joined = probe_layers([features, features.copy()], labels, 4)
+    assert joined.shape == (120, 20) and found[0] is found[1]
     generator = np.random.default_rng(0)
     wide = features @ generator.normal(size=(20, 1000)).astype(np.float32)
     wide += generator.normal(size=wide.shape).astype(np.float32) * 0.1
     monkeypatch.setattr(probing, "MOST_AXES", 100)
-    both = joined([wide, wide[:, ::-1] + 0.0 * wide])
+    _, both = probe_layers([wide, wide[:, ::-1] + 0.0 * wide], labels, 4)
     assert both.shape[1] == 100
     assert probe(both, labels, 4, standardise=False).accuracy >= probe(features, labels, 4).accuracy - 0.05
 

@@ -19,7 +19,7 @@ from hf_transfer.data.preprocessing import output_size
 from hf_transfer.diagnosis import comparing
 from hf_transfer.diagnosis.data_checks import look_at, near_duplicates, noise_suspects
 from hf_transfer.diagnosis.measurements import ALL, LAST, CurvePoint, DataFindings, LayerMeasurement, Measurements
-from hf_transfer.diagnosis.probing import Probe, curve, joined, probe
+from hf_transfer.diagnosis.probing import Probe, curve, probe, probe_layers
 from hf_transfer.diagnosis.sampling import IntArray, Sample, draw_sample, image_keys, labels_and_names
 from hf_transfer.diagnosis.timing import timed
 from hf_transfer.diagnosis.twin import CALIBRATION_IMAGES, calibrate, has_statistics, looks_untrained, random_twin
@@ -188,20 +188,17 @@ def select(dataset: Any, rows: IntArray) -> Any:
 
 def judge(features: Mapping[str, FloatArray], labels: IntArray, classes: int, seed: int) -> dict[str, Probe]:
     """A linear classifier on each layer, and on all of them joined."""
-    probes = _probed(features, labels, classes, seed)
+    found, joined = probe_layers(list(features.values()), labels, classes, seed)
+    probes = dict(zip(features, found, strict=True))
     if len(probes) > 1:
-        probes[ALL] = probe(joined(features.values()), labels, classes, seed, standardise=False)
+        probes[ALL] = probe(joined, labels, classes, seed, standardise=False)
     return probes
 
 
 def _probed(features: Mapping[str, FloatArray], labels: IntArray, classes: int, seed: int) -> dict[str, Probe]:
-    """Layers that are equal are probed once: what the head reads is often just what the layer before it gives."""
-    probes: dict[str, Probe] = {}
-    for name, values in features.items():
-        equal = (n for n in probes if features[n].shape == values.shape and np.array_equal(features[n], values))
-        same = next(equal, None)
-        probes[name] = probe(values, labels, classes, seed) if same is None else probes[same]
-    return probes
+    if not features:
+        return {}
+    return dict(zip(features, probe_layers(list(features.values()), labels, classes, seed)[0], strict=True))
 
 
 def judge_twin(

@@ -6,7 +6,7 @@ regularisation that judges an image is chosen on other images, so that the choic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_transfer.errors import DataError
-from hf_transfer.solvers.joined import MOST_AXES, distinct
+from hf_transfer.solvers.joined import MOST_AXES, first_equals
 from hf_transfer.solvers.ridge import FEW_IMAGES, RIDGE_REGULARISATIONS
 from hf_transfer.solvers.rotation import leading_axes, mean_and_scale
 
@@ -64,25 +64,6 @@ class Probe:
         return float(np.sqrt(hits.var() / len(hits)))
 
 
-def joined(features: Iterable[FloatArray]) -> FloatArray:
-    """The features of several layers side by side, each standardised; of many only the leading axes of each.
-
-    Layers that are equal are taken once: what a pooling layer gives is often what the head reads. The result is to be
-    probed as it is: bringing axes to one scale would make as much of noise as of the rest.
-    """
-    given = list(features)
-    different = [given[place] for place in distinct(given)]
-    most = MOST_AXES // len(different)
-    parts = []
-    for values in different:
-        if sum(each.shape[1] for each in different) > MOST_AXES and min(values.shape) > most:
-            parts.append(_along_axes(values, 0, standardise=True).coordinates[:, :most])
-        else:
-            mean, scale = mean_and_scale(values, np.ones(len(values)), centre=True)
-            parts.append((values - mean) / scale)
-    return np.concatenate(parts, axis=1)
-
-
 def regularisations(classes: int) -> tuple[float, ...]:
     """What is chosen from: fewer values where classes are many."""
     return RIDGE_REGULARISATIONS[:: 1 if classes <= 50 else 2 if classes <= _VERY_MANY_CLASSES else 4]
@@ -106,9 +87,42 @@ def probe(features: FloatArray, labels: IntArray, classes: int, seed: int = 0, s
     Raises:
         DataError: Every class has a single image.
     """
+    return _probe(features, _along_axes(features, classes, standardise), labels, classes, seed, standardise)
+
+
+def probe_layers(
+    features: Sequence[FloatArray], labels: IntArray, classes: int, seed: int = 0
+) -> tuple[list[Probe], FloatArray]:
+    """Judge the features of several layers, equal ones once, and put them side by side.
+
+    Args:
+        features: Of each layer, as in `probe`.
+        labels: See there.
+        classes: See there.
+        seed: See there.
+
+    Returns:
+        What is found of each layer; and the layers' features side by side, equal ones once, along the leading axes of
+        each where channels are many. These are to be probed as they are: bringing axes to one scale would make as much
+        of noise as of the rest.
+    """
+    first = first_equals(features)
+    different = sorted(set(first))
+    many = sum(features[place].shape[1] for place in different) > MOST_AXES
+    most = MOST_AXES // len(different) if many else None
+    found, parts = {}, []
+    for place in different:
+        axes = _along_axes(features[place], classes, standardise=True)
+        found[place] = _probe(features[place], axes, labels, classes, seed, standardise=True)
+        leading = axes.coordinates[:, :most]
+        parts.append(leading.copy() if leading.size else np.zeros((len(labels), 1)))
+    return [found[place] for place in first], np.concatenate(parts, axis=1)
+
+
+def _probe(features: FloatArray, axes: _Axes, labels: IntArray, classes: int, seed: int, standardise: bool) -> Probe:
     counted = _counted(labels)
     values = regularisations(classes)
-    left_out, seen = _on_itself(_along_axes(features, classes, standardise), labels, classes, values)
+    left_out, seen = _on_itself(axes, labels, classes, values)
     if leaves_one_out(len(labels), classes):
         hits, fitted, estimate = left_out, len(labels) - 1, "leave-one-out"
     else:

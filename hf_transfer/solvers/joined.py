@@ -23,13 +23,20 @@ _IMAGES_PER_AXIS = 5
 _ROUNDING = 1e-6
 
 
-def distinct(parts: Sequence[FloatArray]) -> list[int]:
-    """Positions of the parts that are equal to none before: a pooling layer often gives just what the head reads."""
+def first_equals(parts: Sequence[FloatArray]) -> list[int]:
+    """Of each part the position of the first that is equal: a pooling layer often gives just what the head reads."""
     found: list[int] = []
     for place, part in enumerate(parts):
-        if not any(part.shape == parts[each].shape and np.array_equal(part, parts[each]) for each in found):
-            found.append(place)
+        earlier = (
+            at for at in sorted(set(found)) if part.shape == parts[at].shape and np.array_equal(part, parts[at])
+        )
+        found.append(next(earlier, place))
     return found
+
+
+def distinct(parts: Sequence[FloatArray]) -> list[int]:
+    """Positions of the parts that are equal to none before."""
+    return sorted(set(first_equals(parts)))
 
 
 def solve_joined(
