@@ -40,6 +40,7 @@ def phase_table(phases: Sequence[Mapping[str, Any]]) -> str:
         "Learning rate by range test": [_measured(phase) for phase in phases],
         "Schedule": [escape(phase["lr_scheduler_type"]) for phase in phases],
         "Batch norm": [escape(phase["norm"]) for phase in phases],
+        "Weights": [_weights(phase) for phase in phases],
         "Steps": [_steps(phase) for phase in phases],
         "Warm-up steps": [f"{phase['warmup_steps']:,}" for phase in phases],
         "Epochs": [_epochs(phase) for phase in phases],
@@ -47,7 +48,7 @@ def phase_table(phases: Sequence[Mapping[str, Any]]) -> str:
     }
     shown = {name: cells for name, cells in columns.items() if any(cells)}
     texts = sum(
-        name in ("Phase", "Trains", "Solved by", "Learning rate by range test", "Schedule", "Batch norm")
+        name in ("Phase", "Trains", "Solved by", "Learning rate by range test", "Schedule", "Batch norm", "Weights")
         for name in shown
     )
     return table(list(shown), zip(*shown.values(), strict=True), text_columns=texts)
@@ -191,6 +192,12 @@ def _measured(phase: Mapping[str, Any]) -> str:
 
 def _selector(train: str | Sequence[str]) -> str:
     return ", ".join(code(part) for part in ([train] if isinstance(train, str) else train))
+
+
+def _weights(phase: Mapping[str, Any]) -> str:
+    """What a phase leaves, where that is not what its last step gave."""
+    after = phase.get("averaged_after_step")
+    return "" if after is None else f"mean over the steps from {after + 1:,} on"
 
 
 def _steps(phase: Mapping[str, Any]) -> str:

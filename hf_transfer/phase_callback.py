@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from hf_transfer.layers import LayerGroup
 from hf_transfer.phases import PhaseClock, PhaseSteps
 from hf_transfer.replicas import check_replicas, copy_from_first_rank, gather_from_ranks, replicated
 from hf_transfer.schedules import set_rates
+from hf_transfer.weight_averaging import WeightAverage
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +39,24 @@ class PhaseCallback(TrainerCallback):
         model: The model, not wrapped.
         rewrap: Called after the trained parameters changed, when the model is wrapped already.
         unused: Parameters that never get a gradient; they stay frozen.
+        average: Of the phase's weights so far, where the run goes on inside a phase that averages them.
     """
 
     def __init__(
-        self, clock: PhaseClock, model: nn.Module, rewrap: Callable[[], Any], unused: Collection[str] = ()
+        self,
+        clock: PhaseClock,
+        model: nn.Module,
+        rewrap: Callable[[], Any],
+        unused: Collection[str] = (),
+        average: WeightAverage | None = None,
     ) -> None:
         self.clock = clock
         self.model = model
         self.learning_rates: dict[str, float] = {}
         self._rewrap = rewrap
         self._unused = frozenset(unused)
+        self._average: WeightAverage | None = None
+        self._resumed_average = average
         self._freezer = Freezer(model)
         self._frozen: dict[str, str] = {}
         self._trained: dict[str, str] = {}
@@ -77,6 +88,7 @@ class PhaseCallback(TrainerCallback):
         self._freezer.apply(self._state)
         self._frozen = digests(frozen_tensors(self.model, self._state))
         self._trained = digests(self._trained_tensors())
+        self._begin_average()
         self._checked = step >= resolved.phases[-1].end  # a finished run that is resumed trains nothing
         logger.info("Phase %d of %d, %r, from step %d.", index + 1, len(resolved.phases), self.phase_name, step)
 
@@ -94,7 +106,7 @@ class PhaseCallback(TrainerCallback):
         index = self.clock.current or 0
         if index + 1 >= len(self.clock.resolved.phases):
             return False
-        self._check()
+        self._finish()
         self.clock.resolved = self.clock.resolved.begin_at(index + 1, step)
         logger.info("Phase %d, %r, stopped early at step %d.", index + 1, self.phase_name, step)
         return True
@@ -103,6 +115,24 @@ class PhaseCallback(TrainerCallback):
         """Give all processes the running statistics of the first, as DDP does before its next forward pass."""
         if self.clock.current is not None:
             copy_from_first_rank({n: b for n, b in self.model.named_buffers() if n not in self._frozen})
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the weights be their mean over the phase so far, where the phase leaves that, while the context lasts.
+
+        Where the phase ends meanwhile, they stay so.
+        """
+        average = self._average
+        if average is None:
+            yield
+            return
+        with average.in_place_of(self._trained_tensors()):
+            yield
+
+    def save_average(self, folder: Path) -> None:
+        """Write into a checkpoint what a run needs to go on with the mean of its weights."""
+        if self._average is not None and self._average.count:
+            self._average.save(folder, self._trained_tensors())
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -139,20 +169,39 @@ class PhaseCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         # Here and not at the end of the training: load_best_model_at_end replaces the weights before on_train_end.
-        if self.clock.current is not None and state.global_step == self.phase.end:
-            self._check()
+        if self.clock.current is None:
+            return
+        after = self.phase.average_after
+        if self._average is not None and after is not None and state.global_step > after:
+            self._average.update(self._trained_tensors())
+        if state.global_step == self.phase.end:
+            self._finish()
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if control.should_training_stop:  # early stopping decides in this event, before the best model is loaded
-            self._check()
+            self._finish()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if not (args.load_best_model_at_end and state.best_model_checkpoint):
-            self._check()
+            self._finish()
+
+    def _begin_average(self) -> None:
+        self._average, self._resumed_average = self._resumed_average, None
+        if self.phase.phase.average_from is None:
+            self._average = None
+        elif self._average is None:
+            self._average = WeightAverage()
+
+    def _finish(self) -> None:
+        """Let the phase leave the mean of its weights, where it is to, and check it."""
+        if self._average is not None and self.clock.current is not None:
+            self._average.finish(self._trained_tensors())
+            self._average = None
+        self._check()
 
     def _check(self) -> None:
         if self._checked or self.clock.current is None:

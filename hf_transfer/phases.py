@@ -57,6 +57,15 @@ class PhaseSteps:
         return self.phase.head_solver is not None and not self.steps
 
     @property
+    def average_after(self) -> int | None:
+        """The step after which weights are averaged; None where they are not, as the phase stopped before, say."""
+        if self.phase.average_from is None:
+            return None
+        planned = self.steps if self.planned is None else self.planned
+        after = self.start + math.floor(self.phase.average_from * planned)
+        return after if after < self.end else None
+
+    @property
     def was_reached(self) -> bool:
         """False for a phase that the run stopped before."""
         return bool(self.steps or self.planned is None)
@@ -162,7 +171,8 @@ class ResolvedPlan:
             "norm": steps.phase.norm,
             "trained_parameters": self._count(trained) if steps.was_reached else 0,
         }
-        return told | stopped | self._how_found(steps)
+        averaged = {} if steps.average_after is None else {"averaged_after_step": steps.average_after}
+        return told | stopped | averaged | self._how_found(steps)
 
     def _how_found(self, steps: PhaseSteps) -> dict[str, Any]:
         if steps.solved:

@@ -52,6 +52,10 @@ class Phase:
             takes no steps. Only for `train="head"` in the first of several phases. Where a head cannot be solved, it
             is trained by steps, for which the other fields are. None trains by steps. A solver knows no label
             smoothing: `label_smoothing_factor` counts from the next phase on.
+        average_from: If set, the phase leaves the mean of its weights over its steps, from this share of them on; 0
+            to below 1, where about the end of the warm-up suits. It takes out much of the noise of few images, and
+            of high learning rates. What is evaluated and saved within the phase is the mean so far. None leaves the
+            weights of the last step. Source: https://arxiv.org/abs/1803.05407
     """
 
     name: str
@@ -67,6 +71,7 @@ class Phase:
     norm: NormMode = "eval"
     reset_optimizer: bool = False
     head_solver: HeadSolver | None = None
+    average_from: float | None = None
 
     def __post_init__(self) -> None:
         train: Any = self.train  # JSON has lists
@@ -86,8 +91,9 @@ class Phase:
         self._check_solver()
         for field_name in ("epochs", "max_steps", "learning_rate", "head_lr_ratio", "layer_decay"):
             self._check_number(field_name, positive=True)
-        for field_name in ("weight_decay", "warmup"):
+        for field_name in ("weight_decay", "warmup", "average_from"):
             self._check_number(field_name, positive=False)
+        self._check_average()
         if self.layer_decay > 1:
             raise PlanError(f"Phase {self.name!r}: layer_decay is at most 1, found {self.layer_decay}.")
         if self.warmup is not None and self.warmup > 1 and self.warmup != int(self.warmup):
@@ -109,6 +115,20 @@ class Phase:
             raise PlanError(
                 f"Phase {self.name!r}: head_solver {self.head_solver!r} solves the head alone, but the phase trains "
                 f'{self.train!r}. Set train="head", or leave head_solver out.'
+            )
+
+    def _check_average(self) -> None:
+        if self.average_from is None:
+            return
+        if not self.average_from < 1:
+            raise PlanError(
+                f"Phase {self.name!r}: average_from is a share of the phase's steps, 0 to below 1, found "
+                f"{self.average_from}."
+            )
+        if self.norm == "train" or self.head_solver is not None:
+            raise PlanError(
+                f'Phase {self.name!r}: weights are averaged only with norm="eval" and without head_solver: the '
+                "statistics of batch normalisation would be those of other weights, and a solved head takes no steps."
             )
 
     def _check_number(self, field_name: str, positive: bool) -> None:

@@ -98,6 +98,7 @@ def lp_ft(
     train: Selector = "all",
     norm: NormMode = "eval",
     probe_solver: HeadSolver = "logistic",
+    average_from: float | None = None,
 ) -> TransferPlan:
     """Linear probe, then fine-tuning: a head that fits first does not distort the pretrained features.
 
@@ -112,12 +113,23 @@ def lp_ft(
         train: What the second phase trains.
         norm: See `Phase`.
         probe_solver: How the head is solved; see `Phase`.
+        average_from: Of the second phase; see `Phase`.
 
     Source: https://arxiv.org/abs/2202.10054
     """
     solver, length = (probe_solver, _PROBE_EPOCHS) if probe_epochs is None else (None, probe_epochs)
     probe = Phase("linear probe", "head", length, None, learning_rate, probe_lr_ratio, head_solver=solver)
-    tune = Phase("fine-tune", train, epochs, None, learning_rate, head_lr_ratio, layer_decay, norm=norm)
+    tune = Phase(
+        "fine-tune",
+        train,
+        epochs,
+        None,
+        learning_rate,
+        head_lr_ratio,
+        layer_decay,
+        norm=norm,
+        average_from=average_from,
+    )
     return TransferPlan((probe, tune), recipe="lp_ft")
 
 

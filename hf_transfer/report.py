@@ -184,7 +184,13 @@ def _steps(phase: Mapping[str, Any]) -> str:
     planned = phase.get("planned_steps")
     if planned is not None and start == end:
         return f"not reached ({planned:,} steps planned)"
-    return f"steps {start:,} to {end:,}" + ("" if planned is None else f", stopped early ({planned:,} planned)")
+    after = phase.get("averaged_after_step")
+    averaged = "" if after is None else f", weights averaged from step {after + 1:,} on"
+    return (
+        f"steps {start:,} to {end:,}"
+        + ("" if planned is None else f", stopped early ({planned:,} planned)")
+        + averaged
+    )
 
 
 def _treatments(group: Mapping[str, Any]) -> list[str]:

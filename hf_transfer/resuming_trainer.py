@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from hf_transfer.caching_trainer import CachingTrainer
 from hf_transfer.checkpoints import last_complete
 from hf_transfer.early_stopping import PhaseStopping
 from hf_transfer.errors import PlanError
+from hf_transfer.freezing import named_parameters
 from hf_transfer.phase_callback import PhaseCallback
 from hf_transfer.phases import ResolvedPlan
 from hf_transfer.resuming import Resumption, load_training_state, read_resumption
 from hf_transfer.run_state import RunState, run_state
 from hf_transfer.schedules import set_rates
+from hf_transfer.weight_averaging import WeightAverage
 
 
 class ResumingTrainer(CachingTrainer):
@@ -30,6 +34,7 @@ class ResumingTrainer(CachingTrainer):
     _stopping: PhaseStopping
     _run_state: RunState | None = None
     _resumption: Resumption | None = None
+    _resumed_average: WeightAverage | None = None
     solved_phase: dict[str, Any] | None = None
     _measures_rates = False
 
@@ -71,7 +76,7 @@ class ResumingTrainer(CachingTrainer):
             self.data_fingerprint,
             self._measures_rates,
         )
-        self._resumption = None
+        self._resumption, self._resumed_average = None, None
         if isinstance(checkpoint, str):
             may_change = getattr(self.args, "allow_plan_change", False)
             self._resumption = read_resumption(checkpoint, self._run_state, may_change)
@@ -94,6 +99,19 @@ class ResumingTrainer(CachingTrainer):
         """Write beside Trainer's files what resuming needs to know of the plan."""
         if self._run_state is not None and self._phase_callback is not None:
             self._present_state(self._run_state).save(folder)
+            self._phase_callback.save_average(folder)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save the weights that were evaluated: amid a phase that averages them, their mean so far."""
+        phases = self._phase_callback
+        with contextlib.nullcontext() if phases is None else phases.averaged():
+            super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load weights as they were in training, where those of the checkpoint are their mean."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        weights = {name: parameter.data for name, parameter in named_parameters(self.model)}
+        self._resumed_average = WeightAverage.resumed(Path(resume_from_checkpoint), weights)
 
     @property
     def _callbacks(self) -> list[Any]:

@@ -40,6 +40,7 @@ from hf_transfer.solved_phase import solve_first_phase
 from hf_transfer.training_args import (
     TransferArguments,
     agreed_plan,
+    check_averaging,
     check_model,
     check_processes,
     warn_of_missing_fsdp,
@@ -181,6 +182,8 @@ class TransferTrainer(
 
     def _start_plan(self, args: TrainingArguments, steps_per_epoch: int) -> ResolvedPlan:
         assert self.plan is not None
+        if self._is_sharded:
+            check_averaging(self.plan)
         if self._phase_callback is not None:
             self._phase_callback.restore()
             self.remove_callback(self._phase_callback)
@@ -203,18 +206,22 @@ class TransferTrainer(
             solved = solved or self._resumption.state.solved_phase
         self.solved_phase = solved
         unused = self._settle_unused_parameters()
-        self._phase_callback = PhaseCallback(PhaseClock(resolved), self.model, self._begin_phase, unused)
         inside = self.state_inside(resolved)
+        average = None if inside is None else self._resumed_average
+        self._phase_callback = PhaseCallback(PhaseClock(resolved), self.model, self._begin_phase, unused, average)
         self.follow_phases(self._phase_callback, None if inside is None else inside.cached)
         self.restore_stopping(inside)
         return resolved
+
+    @property
+    def _is_sharded(self) -> bool:
+        return bool(self.is_deepspeed_enabled or self.is_fsdp_enabled or self.is_distributed_loading_by_transformers)
 
     def _settle_unused_parameters(self) -> tuple[str, ...]:
         """The parameters that never get a gradient: declared, and found for DDP, which need not search then."""
         unused = wrap(self.model).unused_parameters
         handler = self.accelerator.ddp_handler
-        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled or self.is_distributed_loading_by_transformers
-        if self.args.world_size > 1 and handler is not None and not sharded:
+        if self.args.world_size > 1 and handler is not None and not self._is_sharded:
             found = unused_of_samples(self.model, self.train_dataset, self.data_collator, self.args.device)
             if found is not None and self.args.ddp_find_unused_parameters is None:
                 handler.find_unused_parameters = False
@@ -270,7 +277,7 @@ class TransferTrainer(
         phases.synchronise_buffers()
         stopped_before = self.control.should_training_stop
         # A resumed run does not repeat an evaluation, so its data loader must draw nothing that the training would.
-        with self._stopping.judging(self._callbacks, self.state), own_random_numbers():
+        with phases.averaged(), self._stopping.judging(self._callbacks, self.state), own_random_numbers():
             metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         self._stopping.note(metrics, self.args)
         stops = self.control.should_training_stop and not stopped_before and self._stopping.asked(self._callbacks)

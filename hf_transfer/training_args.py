@@ -225,6 +225,20 @@ def check_processes(plan: TransferPlan, args: TrainingArguments) -> None:
         )
 
 
+def check_averaging(plan: TransferPlan) -> None:
+    """Check that a plan can be trained on a model that is divided over processes.
+
+    Raises:
+        PlanError: A phase leaves the mean of its weights.
+    """
+    averaged = [phase.name for phase in plan.phases if phase.average_from is not None]
+    if averaged:
+        raise PlanError(
+            f"The mean of the weights (average_from of the phase {averaged[0]!r}) is not taken of a model that is "
+            "divided over processes. Use DDP, or leave average_from out."
+        )
+
+
 def check_model(model: nn.Module) -> None:
     """Check that gradients reach what is trained behind a frozen part.
 

@@ -33,6 +33,7 @@ def test_the_defaults_of_a_phase() -> None:
         "norm": "eval",
         "reset_optimizer": False,
         "head_solver": None,
+        "average_from": None,
     }
 
 
@@ -40,7 +41,8 @@ _BAD_NUMBERS: list[Any] = [-1, -0.5, float("nan"), float("inf"), 10**400, "1", T
 
 
 @pytest.mark.parametrize(
-    "field", ["epochs", "max_steps", "learning_rate", "head_lr_ratio", "layer_decay", "weight_decay", "warmup"]
+    "field",
+    ["epochs", "max_steps", "learning_rate", "head_lr_ratio", "layer_decay", "weight_decay", "warmup", "average_from"],
 )
 @pytest.mark.parametrize("value", _BAD_NUMBERS, ids=lambda value: repr(value)[:6])
 def test_numbers_of_a_phase_are_checked(field: str, value: Any) -> None:

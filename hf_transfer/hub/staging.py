@@ -60,7 +60,7 @@ CHECKPOINT = "checkpoint"
 """Folder in the repository for the state that a run can be resumed from."""
 _DIAGNOSIS = "diagnosis.json"
 # Written by modules that stand above this one: measured learning rates, and what the recipe auto goes on with.
-_BESIDE_STATE = ("learning_rate_range.json", _DIAGNOSIS)
+_BESIDE_STATE = ("learning_rate_range.json", "weight_average.safetensors", _DIAGNOSIS)
 _CHECKPOINT_FILES = (
     "transfer_state.json",
     "trainer_state.json",

@@ -31,7 +31,9 @@ from tests.distributed import runs
 from tests.training import AugmentedImages, RandomImages
 
 MOMENTS = 10
-TWO_PHASES = ht.TransferPlan((ht.Phase("head", "head", max_steps=6), ht.Phase("block", "blocks:1", max_steps=6)))
+TWO_PHASES = ht.TransferPlan(
+    (ht.Phase("head", "head", max_steps=6), ht.Phase("block", "blocks:1", max_steps=6, average_from=0.2))
+)
 SAVE_STEPS = 2
 LAST_STEP = 12
 
@@ -99,7 +101,7 @@ def train(folder: Path, moment: tuple[int, str] | None, kind: str = "plain") -> 
     trainer = runs.make_trainer(
         model,
         folder,
-        TWO_PHASES if kind == "cached" else runs.GRADUAL,
+        TWO_PHASES if kind == "cached" else runs.AVERAGED,
         callbacks,
         data.get(kind, RandomImages)(),
         **cached,
@@ -130,7 +132,7 @@ def _kill_when_saving(step: int, owner: Any, name: str) -> None:
 
 
 def attempt(processes: int, work: Callable[[], None]) -> list[int]:
-    """Fork processes that do some work; returns how each ended, negative for a signal."""
+    """Fork processes that do some work; returns how each ended, in that order, negative for a signal."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -161,7 +163,7 @@ def attempt(processes: int, work: Callable[[], None]) -> list[int]:
         if codes[child] != 0:  # as a launcher does when one process dies
             for other in set(children) - set(codes):
                 os.kill(other, signal.SIGKILL)
-    return [codes[child] for child in children]
+    return list(codes.values())
 
 
 def main(folder: Path, processes: int, kind: str = "plain") -> None:
@@ -169,7 +171,8 @@ def main(folder: Path, processes: int, kind: str = "plain") -> None:
     for moment in moments() if kind == "plain" else moments_amid_epochs():
         codes = attempt(processes, lambda moment=moment: train(folder / "killed", moment, kind))  # type: ignore[misc]
         print("KILLED", *moment, codes, sorted(p.name for p in (folder / "killed").glob("checkpoint-*")), flush=True)
-        if not all(code == -signal.SIGKILL for code in codes):
+        # The other process may see that its peer is gone, and end by itself before it is killed.
+        if codes[0] != -signal.SIGKILL:
             sys.exit(f"{moment} was not reached: {codes}")
     for name in ("killed", "whole"):
         codes = attempt(processes, lambda name=name: train(folder / name, None, kind))  # type: ignore[misc]

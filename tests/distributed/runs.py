@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -28,6 +29,10 @@ GRADUAL = ht.TransferPlan(
         ht.Phase("two blocks", "blocks:2", epochs=0.75, layer_decay=0.9),
         ht.Phase("all", "all", max_steps=4, layer_decay=0.9),
     )
+)
+# The same, where two phases leave the mean of their weights.
+AVERAGED = replace(
+    GRADUAL, phases=(*GRADUAL.phases[:2], *(replace(phase, average_from=0.4) for phase in GRADUAL.phases[2:]))
 )
 
 
@@ -120,7 +125,8 @@ def gradual(model_name: str, optim: str, folder: Path, **changes: Any) -> dict[s
     model, ends = make_model(model_name), PhaseEnds()
     rate = 1e-2 if optim == "sgd" else 1e-3
     defaults = {"optim": optim, "learning_rate": rate, "ddp_find_unused_parameters": False}
-    trainer = make_trainer(model, folder, GRADUAL, [ends], **(defaults | changes))
+    plan = AVERAGED if optim == "adamw_torch" else GRADUAL
+    trainer = make_trainer(model, folder, plan, [ends], **(defaults | changes))
     ends.trainer = trainer
     trainer.train()
     held = {n for n, p in model.named_parameters() if p in trainer.optimizer.optimizer.state}
