@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def main() -> None:
                 for name in options.data_sets:
                     cell = {"data_set": name, "per_class": size, "seed": seed, "setting": setting}
                     if any(
-                        cell.items() <= row.items() and row["settings"] == asdict(TRIED[size][setting])
+                        cell.items() <= row.items() and FineTuning(**row["settings"]) == TRIED[size][setting]
                         for row in found
                     ):
                         continue

@@ -14,8 +14,9 @@ from transfer_tasks import Task, load_lite0
 import hf_transfer as ht
 from hf_transfer.data import collate, eval_transform, train_transform
 from hf_transfer.features import LAST
+from hf_transfer.features.depths import layers_at_depths
 from hf_transfer.head_solving import judge_layers, solve_head
-from hf_transfer.solvers import solve
+from hf_transfer.solvers.joined import distinct, solve_joined
 
 PROBES = ("probe_last", "probe_best_depth", "probe_all_depths")
 
@@ -38,6 +39,7 @@ class FineTuning:
         solved_head: Begin with the head that logistic regression gives on the last features (LP-FT).
         random_weights: Begin from scratch.
         weight_decay: Of AdamW.
+        average_from: See `hf_transfer.Phase`.
     """
 
     train: str = "all"
@@ -53,6 +55,7 @@ class FineTuning:
     solved_head: bool = True
     random_weights: bool = False
     weight_decay: float = 0.05
+    average_from: float | None = None
 
     def length(self, images: int) -> int:
         """Epochs for a number of images."""
@@ -79,14 +82,16 @@ def run_probes(task: Task, names: tuple[str, ...] = PROBES) -> dict[str, dict[st
         facts: dict[str, Any] = {}
         layers: tuple[str, ...] = (LAST,)
         if name == "probe_all_depths":
-            layers = tuple(features)
+            depths = [each for each in layers_at_depths(loaded.model) if each in features]
+            layers = tuple(depths[place] for place in distinct([features[each] for each in depths]))
         elif name == "probe_best_depth":
             evidence = judge_layers(features, labels, len(task.label_names), seed=task.seed)
             best = max(evidence, key=lambda each: each.accuracy)
             layers = (best.layer,)
             facts = {"layer": best.layer, "held_out_by_layer": {e.layer: round(e.accuracy, 4) for e in evidence}}
-        joined = np.concatenate([features[each] for each in layers], axis=1)
-        solved = solve(joined, labels, "logistic", classes=len(task.label_names), seed=task.seed)
+        solved = solve_joined(
+            [features[each] for each in layers], labels, classes=len(task.label_names), seed=task.seed
+        )
         cost = extraction + time.process_time() - started
         scores = solved.head.scores(np.concatenate([tested[each] for each in layers], axis=1))
         accuracy = float((scores.argmax(axis=1) == test_labels).mean())
@@ -113,7 +118,7 @@ def run_fine_tuning(task: Task, settings: FineTuning, held_out: str = "test") ->
     phase = ht.Phase(
         "fine-tune", settings.train, epochs=epochs, learning_rate=settings.learning_rate, warmup=0.1,
         head_lr_ratio=settings.head_lr_ratio, layer_decay=settings.layer_decay, norm=settings.norm,
-        lr_scheduler_type="cosine",
+        lr_scheduler_type="cosine", average_from=settings.average_from,
     )  # fmt: skip
     plan = ht.TransferPlan((phase,), init="random" if settings.random_weights else "pretrained")
     facts: dict[str, Any] = {}

@@ -98,11 +98,12 @@ def main() -> None:
     parser.add_argument("--data_sets", nargs="+", default=DATA_SETS)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     file = options.output_dir / "weight_averaging.json"
     rows: list[Row] = json.loads(file.read_text()) if file.is_file() else []
-    for data_set, size, seed, part in product(options.data_sets, options.sizes, options.seeds, PARTS):
+    for data_set, size, seed, part in product(options.data_sets, options.sizes, options.seeds, options.parts):
         cell = {"data_set": data_set, "per_class": size, "seed": seed, "part": part}
         if any(cell.items() <= row.items() for row in rows):
             continue
