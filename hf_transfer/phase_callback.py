@@ -129,6 +129,11 @@ class PhaseCallback(TrainerCallback):
         with average.in_place_of(self._trained_tensors()):
             yield
 
+    @property
+    def averaged_steps(self) -> int:
+        """How many steps the mean of the phase's weights is of so far; 0 where there is none."""
+        return 0 if self._average is None else self._average.count
+
     def save_average(self, folder: Path) -> None:
         """Write into a checkpoint what a run needs to go on with the mean of its weights."""
         if self._average is not None and self._average.count:
@@ -181,7 +186,7 @@ class PhaseCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if control.should_training_stop:  # early stopping decides in this event, before the best model is loaded
-            self._finish()
+            self._check()  # the mean is not left yet: a checkpoint of this step must be able to go on
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

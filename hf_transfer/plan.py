@@ -54,8 +54,8 @@ class Phase:
             smoothing: `label_smoothing_factor` counts from the next phase on.
         average_from: If set, the phase leaves the mean of its weights over its steps, from this share of them on; 0
             to below 1, where about the end of the warm-up suits. It takes out much of the noise of few images, and
-            of high learning rates. What is evaluated and saved within the phase is the mean so far. None leaves the
-            weights of the last step. Source: https://arxiv.org/abs/1803.05407
+            of high learning rates. Evaluations and checkpoints within the phase are of the mean so far. None leaves
+            the weights of the last step. Source: https://arxiv.org/abs/1803.05407
     """
 
     name: str

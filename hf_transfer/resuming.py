@@ -82,9 +82,14 @@ class Resumption:
             resolved = resolved.begin_at(index, start)
         if self.exact:
             return resolved
-        # Of other data: what a phase had fewer steps for is not known.
+        # Of other data: what a phase had fewer steps for is not known, nor whether it came to averaging.
         begun = resolved.begin_at(repeated, self.step)
-        return replace(begun, phases=tuple(replace(phase, planned=None) for phase in begun.phases))
+        finished = [
+            replace(steps, planned=None, phase=replace(steps.phase, average_from=None))
+            for steps in begun.phases[:repeated]
+        ]
+        ahead = [replace(steps, planned=None) for steps in begun.phases[repeated:]]
+        return replace(begun, phases=(*finished, *ahead))
 
     def check_schedule(self, scheduler: Any, learning_rate: float, measured: bool = False) -> None:
         """Check that the schedule can follow a learning rate that was changed.

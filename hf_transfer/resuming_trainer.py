@@ -110,8 +110,11 @@ class ResumingTrainer(CachingTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Load weights as they were in training, where those of the checkpoint are their mean."""
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self._resumption is None or not self._resumption.exact or not self._resumption.state.averaged:
+            return  # a changed plan begins with the weights that were evaluated
         weights = {name: parameter.data for name, parameter in named_parameters(self.model)}
-        self._resumed_average = WeightAverage.resumed(Path(resume_from_checkpoint), weights)
+        steps = self._resumption.state.averaged
+        self._resumed_average = WeightAverage.resumed(Path(resume_from_checkpoint), weights, steps)
 
     @property
     def _callbacks(self) -> list[Any]:
@@ -129,6 +132,7 @@ class ResumingTrainer(CachingTrainer):
             patience=self._stopping.patience(self._callbacks),
             cached=self.cache_decisions[-1].used if self.cache_decisions else None,
             solved_phase=self.solved_phase,
+            averaged=0 if self._phase_callback is None else self._phase_callback.averaged_steps,
         )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

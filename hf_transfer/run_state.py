@@ -52,6 +52,7 @@ class RunState:
         transform: Transform and collator, in words.
         followed: Arguments that a resumed run may change.
         solved_phase: How the head was solved, where the first phase was; see `hf_transfer.solved_phase`.
+        averaged: Of how many steps the mean of the weights is that is in the checkpoint; 0 where there is none.
     """
 
     plan: dict[str, Any]
@@ -70,6 +71,7 @@ class RunState:
     transform: str | None = None
     followed: dict[str, Any] | None = None
     solved_phase: dict[str, Any] | None = None
+    averaged: int = 0
 
     def save(self, checkpoint: Path) -> None:
         """Write the file."""

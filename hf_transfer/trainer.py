@@ -40,10 +40,10 @@ from hf_transfer.solved_phase import solve_first_phase
 from hf_transfer.training_args import (
     TransferArguments,
     agreed_plan,
-    check_averaging,
     check_model,
     check_processes,
     warn_of_missing_fsdp,
+    without_averaging,
 )
 
 logger = logging.getLogger(__name__)
@@ -123,6 +123,8 @@ class TransferTrainer(
             optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics,
         )
+        if self.plan is not None and self._is_sharded:
+            self.plan = without_averaging(self.plan)
         self.settle_loss()
         if args.remove_unused_columns and _has_transform(train_dataset, eval_dataset):
             # Keep the columns that the transform reads (https://github.com/huggingface/transformers/issues/22119) and
@@ -182,8 +184,6 @@ class TransferTrainer(
 
     def _start_plan(self, args: TrainingArguments, steps_per_epoch: int) -> ResolvedPlan:
         assert self.plan is not None
-        if self._is_sharded:
-            check_averaging(self.plan)
         if self._phase_callback is not None:
             self._phase_callback.restore()
             self.remove_callback(self._phase_callback)
@@ -207,7 +207,8 @@ class TransferTrainer(
         self.solved_phase = solved
         unused = self._settle_unused_parameters()
         inside = self.state_inside(resolved)
-        average = None if inside is None else self._resumed_average
+        # A copy: Trainer may try again with a smaller batch.
+        average = None if inside is None or self._resumed_average is None else self._resumed_average.copy()
         self._phase_callback = PhaseCallback(PhaseClock(resolved), self.model, self._begin_phase, unused, average)
         self.follow_phases(self._phase_callback, None if inside is None else inside.cached)
         self.restore_stopping(inside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
@@ -225,18 +225,17 @@ def check_processes(plan: TransferPlan, args: TrainingArguments) -> None:
         )
 
 
-def check_averaging(plan: TransferPlan) -> None:
-    """Check that a plan can be trained on a model that is divided over processes.
-
-    Raises:
-        PlanError: A phase leaves the mean of its weights.
-    """
+def without_averaging(plan: TransferPlan) -> TransferPlan:
+    """A plan for a model that is divided over processes: its phases leave the weights of their last step."""
     averaged = [phase.name for phase in plan.phases if phase.average_from is not None]
-    if averaged:
-        raise PlanError(
-            f"The mean of the weights (average_from of the phase {averaged[0]!r}) is not taken of a model that is "
-            "divided over processes. Use DDP, or leave average_from out."
-        )
+    if not averaged:
+        return plan
+    logger.warning(
+        "The mean of the weights is not taken of a model that is divided over processes: %s leave those of the last "
+        "step. Under DDP it would be.",
+        ", ".join(averaged),
+    )
+    return replace(plan, phases=tuple(replace(phase, average_from=None) for phase in plan.phases))
 
 
 def check_model(model: nn.Module) -> None:

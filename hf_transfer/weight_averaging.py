@@ -40,6 +40,10 @@ class WeightAverage:
         self.mean = dict(mean or {})
         self._latest: dict[str, torch.Tensor] | None = None
 
+    def copy(self) -> WeightAverage:
+        """Another one with the same mean."""
+        return WeightAverage(self.count, {name: tensor.clone() for name, tensor in self.mean.items()})
+
     @torch.no_grad()
     def update(self, weights: Tensors) -> None:
         """Take the weights after another step into the mean."""
@@ -87,33 +91,30 @@ class WeightAverage:
 
     @classmethod
     @torch.no_grad()
-    def resumed(cls, folder: Path, weights: Tensors) -> WeightAverage | None:
+    def resumed(cls, folder: Path, weights: Tensors, steps: int) -> WeightAverage:
         """Go on from a checkpoint: give the weights back as they were in training, and the mean so far.
 
         Args:
             folder: A checkpoint.
             weights: Of the model that the checkpoint's weights were loaded into.
-
-        Returns:
-            None where the checkpoint has no mean.
+            steps: That the mean is of, as the checkpoint's state says.
 
         Raises:
-            PlanError: The file is damaged, or of another model.
+            PlanError: The file is missing, damaged, or of another step or model.
         """
-        path = folder / AVERAGE_FILE
-        if not path.is_file():
-            return None
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(folder / AVERAGE_FILE, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 count = int((file.metadata() or {})[_COUNT])
+            if count != steps:
+                raise ValueError(f"the mean of {count} steps, expected {steps}")
             named = {name.removeprefix(_MEAN): tensor for name, tensor in tensors.items() if name.startswith(_MEAN)}
             mean = {name: tensor.to(weights[name].device) for name, tensor in named.items()}
             for name in mean:
                 weights[name].copy_(tensors[_LATEST + name])
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             raise PlanError(
-                f"{AVERAGE_FILE} in {folder.name} is damaged or of another model ({type(error).__name__}: {error}). "
-                "Resume from another checkpoint."
+                f"{AVERAGE_FILE} in {folder.name} is missing, damaged, or of another model ({type(error).__name__}: "
+                f"{error}). Resume from another checkpoint."
             ) from error
         return cls(count, mean)

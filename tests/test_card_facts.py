@@ -104,6 +104,7 @@ def drawn(seed: int) -> Draw:
             weight_decay=rng.choice((0.0, 0.05)),
             warmup=None if kind == "one schedule" else rng.choice((0, 1)),
             lr_scheduler_type=None if kind == "one schedule" else rng.choice((None, *schedules)),
+            average_from=0.4 if (seed + number) % 2 else None,  # after the first of three steps
         )
         for number in range(rng.randint(2 if kind == "solved head" else 1, 3))
     ]
@@ -240,6 +241,8 @@ def check_phases(
         assert row["Schedule"] == (phase.lr_scheduler_type or draw.schedule)
         early = {3: "", 0: " of 3 planned, not reached"}.get(made, " of 3 planned, stopped early")
         assert row["Steps"] == f"{made}{early}" + (f" ({done + 1} to {done + made})" if made else "")
+        averaged = f"mean over the steps from {done + 2} on" if phase.average_from and made > 1 else ""
+        assert row.get("Weights", "") == averaged
         if draw.kind == "measured rates":
             assert float(row["Learning rate by range test"] or 0) == (MEASURED[number] if made else 0)
         done += made

@@ -105,6 +105,26 @@ def test_a_convolution_that_is_not_only_normalised_stays(
     assert "stays as it is" in caplog.text
 
 
+def test_what_was_not_compared_does_not_stay() -> None:
+    """An error in the second pass, of memory say, leaves the model as it was."""
+    model = with_statistics(Skip())
+    images = torch.randn(2, 3, 8, 8)
+    runs = []
+
+    def run() -> list[torch.Tensor]:
+        runs.append(len(runs))
+        if len(runs) == 2:
+            raise torch.OutOfMemoryError
+        return [model(images)]
+
+    with unchanged(model), extracting(model), NormFusion(model) as fusion:
+        expected = model(images)
+        with pytest.raises(torch.OutOfMemoryError):
+            fusion.fuse(run)
+        fusion.fuse(run)
+        assert fusion.fused == 0 and torch.equal(model(images), expected)
+
+
 class Shared(Skip):
     """One convolution, two normalisations of what it gives in two runs, and a third that is fusible."""
 

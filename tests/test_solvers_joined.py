@@ -66,3 +66,13 @@ def test_unusable_layers_are_named() -> None:
         solve_joined(parts, labels)
     constant, labels = [np.ones((2000, 3), np.float32)] * 2, np.arange(2000) % 2
     assert np.isfinite(solve_joined(constant, labels).head.weight).all()
+
+
+def test_a_layer_that_is_constant_has_no_weight() -> None:
+    """Whether it has more channels than there are images, or fewer."""
+    parts, labels = layers_of(420, *[20] * 12)
+    few, many = (solve_joined([*parts, np.zeros((420, width), np.float32)], labels) for width in (30, 512))
+    for solved in (few, many):
+        assert "leading_axes" in solved.details and solved.train_accuracy > 0.9
+        assert not solved.head.weight[:, 240:].any()
+    np.testing.assert_allclose(few.head.weight[:, :240], many.head.weight[:, :240])

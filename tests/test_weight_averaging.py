@@ -134,6 +134,48 @@ def test_a_phase_that_stops_early_leaves_the_mean(tmp_path: Path) -> None:
     close(trainer.model, recorder.mean(4, 6))
 
 
+class StopAt(TrainerCallback):
+    """Ends the run at a step, as a limit of time does."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = control.should_training_stop or state.global_step == 5
+
+
+def test_a_run_that_was_stopped_goes_on_exactly(tmp_path: Path) -> None:
+    """What ends at a step that evaluates and saves leaves the mean, and a checkpoint to go on from."""
+    options = {"eval_strategy": "steps", "eval_steps": 1}
+    whole, _ = make(tmp_path / "whole", **options)
+    whole.train()
+    stopped, recorder = make(tmp_path / "stopped", **options)
+    stopped.add_callback(StopAt())
+    stopped.train()
+    close(stopped.model, recorder.mean(3, 5))
+    again, _ = make(tmp_path / "stopped", **options)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 12
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value), name
+
+
+def test_a_changed_plan_begins_with_the_mean(tmp_path: Path) -> None:
+    """The weights that were evaluated, whatever became of the file of the mean."""
+    trainer, recorder = make(tmp_path)
+    trainer.train()
+    (tmp_path / "checkpoint-5" / AVERAGE_FILE).unlink()
+    other = ht.TransferPlan((PLAN.phases[0], ht.Phase("all", "all", max_steps=2)))
+    again, _ = make(tmp_path / "again", other, allow_plan_change=True, save_strategy="no")
+    seen: dict[str, torch.Tensor] = {}
+
+    class Begin(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.update({name: p.detach().clone() for name, p in kwargs["model"].named_parameters()})
+
+    again.add_callback(Begin())
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    for name, value in recorder.mean(3, 5).items():
+        torch.testing.assert_close(seen[name], value, rtol=1e-5, atol=1e-7)
+
+
 def test_a_changed_or_damaged_mean_is_refused(tmp_path: Path) -> None:
     """A run that would go on without averaging differs from the checkpoint's, and a broken file is named."""
     trainer, _ = make(tmp_path)
@@ -142,8 +184,12 @@ def test_a_changed_or_damaged_mean_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="average_from of phase 'last' was 0.25, is None"):
         make(tmp_path / "other", other)[0].train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
     (tmp_path / "checkpoint-5" / AVERAGE_FILE).write_bytes(b"no safetensors")
-    with pytest.raises(PlanError, match="weight_average.safetensors in checkpoint-5 is damaged"):
-        make(tmp_path / "again")[0].train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    again, _ = make(tmp_path / "again")
+    with pytest.raises(PlanError, match="weight_average.safetensors in checkpoint-5 is missing, damaged, or of"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    (tmp_path / "checkpoint-5" / AVERAGE_FILE).unlink()
+    with pytest.raises(PlanError, match="is missing, damaged"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
 
 
 def test_mean_of_tensors(tmp_path: Path) -> None:
@@ -163,24 +209,26 @@ def test_mean_of_tensors(tmp_path: Path) -> None:
         average.save(tmp_path, weights)
     assert weights["a"].tolist() == [5.0, 2.0]
     blank = {"a": torch.zeros(2), "half": torch.zeros(2, dtype=torch.bfloat16)}
-    again = WeightAverage.resumed(tmp_path, blank)
-    assert again is not None and again.count == 3
+    again = WeightAverage.resumed(tmp_path, blank, steps=3)
+    assert again.count == 3
     assert blank["a"].tolist() == [5.0, 2.0] and again.mean["a"].tolist() == [3.0, 4.0]
     with again.in_place_of(blank):
         again.finish(blank)
     assert blank["half"].tolist() == [3.0, 4.0]
-    assert WeightAverage.resumed(tmp_path / "nothing", blank) is None
+    with pytest.raises(PlanError, match="the mean of 3 steps, expected 4"):
+        WeightAverage.resumed(tmp_path, blank, steps=4)
 
 
-def test_what_cannot_be_averaged_is_refused(tmp_path: Path) -> None:
-    """Statistics of other weights, a head that takes no steps, and weights that are divided over processes."""
+def test_what_cannot_be_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    """Statistics of other weights and a head that takes no steps are refused; divided weights are left as they are."""
     with pytest.raises(PlanError, match="average_from is a share"):
         ht.Phase("p", "all", average_from=1.0)
     with pytest.raises(PlanError, match='only with norm="eval"'):
         ht.Phase("p", "all", average_from=0.5, norm="train")
     with pytest.raises(PlanError, match="without head_solver"):
         ht.Phase("p", "head", average_from=0.5, head_solver="ridge")
+    monkeypatch.setattr(ht.TransferTrainer, "_is_sharded", True)
     trainer, _ = make(tmp_path)
-    trainer.is_distributed_loading_by_transformers = True
-    with pytest.raises(PlanError, match="divided over processes"):
-        trainer.train()
+    assert trainer.plan is not None
+    assert [phase.average_from for phase in trainer.plan.phases] == [None, None]
+    assert "not taken of a model that is divided over processes: last, all leave" in caplog.text

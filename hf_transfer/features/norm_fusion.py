@@ -68,9 +68,14 @@ class NormFusion:
             return
         with _recorded_pairs(self._model) as pairs:
             expected = [tensor.clone() for tensor in run()]
-        for pair in pairs:
-            self._replace(pair)
-        if self.fused and not _same(run(), expected):
+        try:
+            for pair in pairs:
+                self._replace(pair)
+            same = not self.fused or _same(run(), expected)
+        except BaseException:  # memory, say: what was not compared must not stay
+            self._undo()
+            raise
+        if not same:
             self._undo()
             logger.info("Batch normalisation stays as it is: the model gives other activations without it.")
 
@@ -88,9 +93,8 @@ class NormFusion:
         while self._kept:
             (convolution, norm), parameters, forward = self._kept.pop()
             convolution._parameters |= parameters
-            if forward is None:
-                del vars(norm)["forward"]
-            else:
+            vars(norm).pop("forward", None)
+            if forward is not None:
                 vars(norm)["forward"] = forward
 
 

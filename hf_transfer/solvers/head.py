@@ -60,7 +60,7 @@ class SolvedHead:
         solver: "logistic", "svm", "ridge" or "sgd".
         parameter: What was chosen: "regularisation" or "learning_rate".
         value: The chosen value.
-        path: All values that were tried, in the order of trial.
+        path: All values that were tried, from strong to weak, or from the lowest rate.
         estimate: "5-fold cross-validation", "leave-one-out", ...: how held-out images were made.
         accuracy: Of held-out images at the chosen value; the best of several, hence slightly too good.
         standard_error: Of that accuracy, from the number of held-out images alone.

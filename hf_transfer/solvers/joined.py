@@ -19,8 +19,6 @@ MOST_AXES = 1024
 # to learn by heart: cross-validated accuracy is then better on the channels, and worse with more images
 # (benchmarks/RESULTS.md).
 _IMAGES_PER_AXIS = 5
-# In units of the leading axis, the variance of an axis that is rounding alone: layers of few channels have some.
-_ROUNDING = 1e-6
 
 
 def first_equals(parts: Sequence[FloatArray]) -> list[int]:
@@ -70,7 +68,10 @@ def solve_joined(
     for part in parts:
         Problem.of(part, labels, classes, class_weights)  # unusable input is named before it is decomposed
     rotations = [_leading(rotate(part, dtype=np.float32), most) for part in parts]
-    solved = solved_on(np.concatenate([rotation.coordinates for rotation in rotations], axis=1))
+    coordinates = np.concatenate([rotation.coordinates for rotation in rotations], axis=1)
+    if not coordinates.shape[1]:  # all channels are constant
+        return solved_on(np.concatenate([np.asarray(part) for part in parts], axis=1))
+    solved = solved_on(coordinates)
     ends = np.cumsum([rotation.coordinates.shape[1] for rotation in rotations])
     weights = np.split(solved.head.weight.T, ends[:-1])
     zero = np.zeros(len(solved.head.bias))
@@ -82,11 +83,9 @@ def solve_joined(
 
 
 def _leading(rotation: Rotation, most: int) -> Rotation:
-    values = rotation.eigenvalues
-    count = min(most, max(1, int(np.count_nonzero(values > _ROUNDING * values[0]))))
     return replace(
         rotation,
-        axes=rotation.axes[:, :count],
-        eigenvalues=values[:count],
-        coordinates=rotation.coordinates[:, :count],
+        axes=rotation.axes[:, :most],
+        eigenvalues=rotation.eigenvalues[:most],
+        coordinates=rotation.coordinates[:, :most],
     )

@@ -20,6 +20,8 @@ from hf_transfer.solvers.problem import FloatArray, blocks
 LARGEST_DECOMPOSITION = 16_384
 # Axes with less of the variance than this are rounding errors of float32 features.
 _NEGLIGIBLE = 1e-10
+# In float32 so much cannot be told from rounding in the sums themselves.
+_NEGLIGIBLE_SINGLE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,8 @@ def mean_and_scale(features: FloatArray, weights: FloatArray, centre: bool) -> t
 
 
 def leading_axes(gram: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Eigenvalues, falling, with their vectors; without the negligible ones, which float32 cannot tell from others."""
+    """Eigenvalues, falling, with their vectors; without the negligible ones."""
     eigenvalues, vectors = scipy.linalg.eigh(gram, overwrite_a=True, check_finite=False, driver="evd")
-    eigenvalues = np.maximum(eigenvalues, 0)
-    kept = (eigenvalues > _NEGLIGIBLE * eigenvalues[-1]) | (gram.dtype == np.float32)
+    negligible = _NEGLIGIBLE_SINGLE if gram.dtype == np.float32 else _NEGLIGIBLE
+    kept = eigenvalues > negligible * max(float(eigenvalues[-1]), 0.0)
     return eigenvalues[kept][::-1].copy(), np.ascontiguousarray(vectors[:, kept][:, ::-1])
