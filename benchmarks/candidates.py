@@ -34,7 +34,7 @@ PLAIN = replace(LP_FT, epochs=3, min_steps=96, norm="train", solved_head=False, 
 CANDIDATES: dict[str, dict[int, FineTuning]] = {
     # Steps are cheap where the frozen part is cached, and more of them help.
     "last_stages_lp_ft": dict.fromkeys(
-        SIZES, replace(LP_FT, train="blocks:5", epochs=6, min_steps=384, average_from=0.1)
+        SIZES, replace(LP_FT, train="part:half", epochs=6, min_steps=384, average_from=0.1)
     ),
     # The plain recipe of four epochs, and what a diagnosis would choose of this kind.
     "lp_ft": dict.fromkeys(SIZES, LP_FT),

@@ -18,7 +18,7 @@ Selector = str | tuple[str, ...]
 
 SELECTOR_HELP = (
     '"head", "all", "last:K", "blocks:K", "from:NAME", "only:NAME", "only:I-J", "part:first", "part:middle", '
-    '"part:last", "norm", "bias", "re:REGEX" or a tuple of these'
+    '"part:last", "part:half", "norm", "bias", "re:REGEX" or a tuple of these'
 )
 
 
@@ -112,8 +112,8 @@ def check_selector(selector: Selector) -> None:
         whole = part in ("head", "all", "norm", "bias")
         counted = kind in ("last", "blocks") and value.isascii() and value.isdigit()
         named = kind in ("from", "only", "re") and bool(value)
-        third = kind == "part" and value in ("first", "middle", "last")
-        if not (whole or counted or named or third):
+        share = kind == "part" and value in ("first", "middle", "last", "half")
+        if not (whole or counted or named or share):
             raise SelectorError(f"A selector is {SELECTOR_HELP}; found {part!r}.")
         if kind == "re":
             _compile(value)
@@ -145,7 +145,7 @@ def _selected_names(groups: Sequence[LayerGroup], selector: str, norm_parameters
             start = kept[0].index if kept else max(before, default=-1) + 1
             return _names(g for g in groups if g.index >= start) | head
         case "part":
-            return _with_head(_names(_third(groups, value)), head)
+            return _with_head(_names(_share(groups, value)), head)
         case "from":
             start = _find(groups, value).index
             return _names(g for g in groups if g.index >= start) | head
@@ -170,17 +170,18 @@ def _last(items: list[LayerGroup], count: int, selector: str, groups: Sequence[L
     return items[len(items) - count :]
 
 
-def _third(groups: Sequence[LayerGroup], part: str) -> list[LayerGroup]:
-    """A third of the blocks, at least one; the first with the stem before it, the last with the neck behind it."""
+def _share(groups: Sequence[LayerGroup], part: str) -> list[LayerGroup]:
+    """A third of the blocks, or their last half, at least one; with the stem before the first or the neck behind."""
     blocks = [g for g in groups if g.role == "block"]
-    thirds = {
+    shares = {
         "first": [b for i, b in enumerate(blocks) if 3 * i < len(blocks)],
         "middle": [b for i, b in enumerate(blocks) if len(blocks) <= 3 * i < 2 * len(blocks)],
         "last": [b for i, b in enumerate(blocks) if 2 * len(blocks) <= 3 * i],
+        "half": [b for i, b in enumerate(blocks) if len(blocks) <= 2 * i],
     }
-    chosen = thirds[part] or blocks[-1:]
+    chosen = shares[part] or blocks[-1:]
     before = [g for g in groups if g.role == "stem" and part == "first"]
-    return [*before, *chosen, *(g for g in groups if g.role == "neck" and part == "last")]
+    return [*before, *chosen, *(g for g in groups if g.role == "neck" and part in ("last", "half"))]
 
 
 def _only(groups: Sequence[LayerGroup], value: str) -> list[LayerGroup]:

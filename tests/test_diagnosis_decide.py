@@ -34,7 +34,7 @@ def per_class_with(share: float) -> float:
 SURE = priors.GAIN_ERROR  # one standard error of the assumption, as share of the errors
 FEW, MANY = 5.0, 1000.0
 ONE, TWO = per_class_with(SURE), per_class_with(2 * SURE)
-LAST, PART, ALL, TUNED = "last", "part:last", "all", "part or all"
+LAST, PART, ALL, TUNED = "last", "part:half", "all", "part or all"
 NATIVE, FOREIGN = {"native": True}, {"native": False}
 DIFFERENT, UNCLEAR = {"gain": (-0.2, -0.3, 0.0)}, {"gain": (0.1, 0.0, 0.2)}
 

@@ -163,7 +163,7 @@ def test_surgical(part: Any, expected: set[str]) -> None:
 
 
 def test_surgical_thirds_partition_the_blocks() -> None:
-    """In a network of 7 blocks the thirds are disjoint and together all of them; of few blocks none is empty."""
+    """In a network of 7 blocks they are disjoint and together all; of few blocks none is empty, nor the last half."""
     for count in (7, 2, 1):
         groups = tuple(
             LayerGroup(i, name, role, (f"{name}.weight",))
@@ -173,6 +173,8 @@ def test_surgical_thirds_partition_the_blocks() -> None:
         assert all(thirds)
         if count == 7:
             assert [group.name for third in thirds for group in third] == [f"b{n}" for n in range(7)]
+        half = [group.name for group in select_groups(groups, "part:half")]
+        assert half == {7: ["b4", "b5", "b6", "head"], 2: ["b1", "head"], 1: ["b0", "head"]}[count]
 
 
 @pytest.mark.parametrize(

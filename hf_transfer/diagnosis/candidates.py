@@ -12,7 +12,7 @@ from hf_transfer.diagnosis.measurements import ALL, LAST, LayerMeasurement, Meas
 from hf_transfer.errors import ArgumentError
 
 HEAD, PART, EVERYTHING = 0, 1, 2
-"""How much a candidate trains: the head alone, the last third of the blocks, or all layers."""
+"""How much a candidate trains: the head alone, the last half of the blocks, or all layers."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _fine_tunings(measurements: Measurements) -> tuple[Candidate, ...]:
     errors = 1 - last.accuracy
     found = []
     for trained, part, name in (
-        (PART, "last_part", "LP-FT of the last third of the blocks"),
+        (PART, "last_part", "LP-FT of the last half of the blocks"),
         (EVERYTHING, "all_layers", "LP-FT of all layers"),
     ):
         options = priors.lp_ft_options(part, measurements.images)
