@@ -25,10 +25,12 @@ __all__ = ["hub"]
 @pytest.mark.slow
 def test_published_checkpoint_resumes(hub: HubServer, tmp_path: Path) -> None:
     """`publish --include_checkpoint` sends the last checkpoint as safetensors and JSON; downloaded, it goes on to the
-    weights of the uninterrupted run. Published again without it, it is taken away."""
-    whole = trainer_of(tmp_path / "whole")
+    weights of the uninterrupted run, also amid a phase that leaves the mean of its weights. Published again without
+    it, it is taken away."""
+    plan = ht.TransferPlan((ht.Phase("all", "all", max_steps=8, average_from=0.25),))
+    whole = trainer_of(tmp_path / "whole", plan)
     whole.train()
-    half = trainer_of(tmp_path / "half", save_total_limit=1)
+    half = trainer_of(tmp_path / "half", plan, save_total_limit=1)
     half.add_callback(_Stop())
     half.train()
     half.save_model()
@@ -40,7 +42,7 @@ def test_published_checkpoint_resumes(hub: HubServer, tmp_path: Path) -> None:
     assert inner == {
         *("config.json", "model.safetensors", "transfer_plan.json", "transfer_state.json", "trainer_state.json"),
         *(f"{stem}.{end}" for stem in stems for end in ("json", "safetensors")),
-        "scheduler.json",
+        *("scheduler.json", "weight_average.safetensors"),
     }
     assert not [name for name in theirs.files() if Path(name).suffix not in (".json", ".safetensors", ".md", "")]
     for never in (TOKEN, str(tmp_path), "training_args", "optimizer.pt\0"):
@@ -49,7 +51,7 @@ def test_published_checkpoint_resumes(hub: HubServer, tmp_path: Path) -> None:
     assert "`checkpoint` holds weights, optimizer, schedule and random numbers after step\n4" in card
 
     folder = snapshot_download("someone/pets", allow_patterns="checkpoint/*", cache_dir=tmp_path / "cache")
-    resumed = trainer_of(tmp_path / "resumed")
+    resumed = trainer_of(tmp_path / "resumed", plan)
     resumed.train(resume_from_checkpoint=Path(folder) / "checkpoint")
     assert resumed.state.global_step == whole.state.global_step == 8
     expected = whole.model.state_dict()
