@@ -26,6 +26,7 @@ from hf_transfer.registry import wrap
 from hf_transfer.solvers import ClassWeights, Problem, SolvedHead, ridge_held_out, solve
 from hf_transfer.solvers.joined import distinct, solve_joined
 from hf_transfer.solvers.ridge import RIDGE_REGULARISATIONS
+from hf_transfer.solvers.rotation import rotate
 from hf_transfer.truncation import truncate, truncation_points
 
 logger = logging.getLogger(__name__)
@@ -159,14 +160,31 @@ def solve_head(
     read = _features(model, layer, source)
 
     options: dict[str, Any] = {"classes": classes, "class_weights": class_weights, "seed": seed}
-    own: SolvedHead = on_first_rank(lambda: solve(read.features, labels(), solver, bias=bias, **options))
+    own, solved = on_first_rank(lambda: _solve(read, labels(), solver, bias, options))
     images = _samples(dataset, processor)
     write_head(read.model, own.head, images)
     difference = check_head(read.model, images, own.head.scores(np.asarray(read.features[: len(images)])))
-    if not read.parts:
+    if solved is None:
         return HeadSolution(read.model, own, read.choice, difference)
-    solved: SolvedHead = on_first_rank(lambda: solve_joined([*read.parts.values()], labels(), solver, **options))
     return HeadSolution(model, solved, read.choice, difference, ProbeHead(tuple(read.parts), solved.head), spare=own)
+
+
+def _solve(
+    read: _Read, labels: Any, solver: str, bias: bool, options: Mapping[str, Any]
+) -> tuple[SolvedHead, SolvedHead | None]:
+    """The head of the model, and that on the parts where there are any."""
+    parts = list(read.parts.values())
+    # What the model's own head reads is often one of the parts, which need not be decomposed twice.
+    place = next((at for at, part in enumerate(parts) if np.array_equal(part, read.features)), None)
+    shared = None
+    if len(parts) > 1 and bias and place is not None and solver in ("logistic", "svm"):
+        Problem.of(read.features, labels)
+        shared = rotate(read.features, dtype=np.float32)
+    own = solve(read.features, labels, solver, bias=bias, rotation=shared, **options)
+    if not parts:
+        return own, None
+    known = None if shared is None or place is None else {place: shared}
+    return own, solve_joined(parts, labels, solver, known=known, **options)
 
 
 def labels_of(dataset: Any) -> tuple[Any, Any]:

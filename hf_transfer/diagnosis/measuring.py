@@ -41,7 +41,7 @@ _TWIN_IMAGES = 300
 _TWIN_PER_CLASS = 10
 _MOST_EVALUATION = 5000
 # Where there are no evaluation data to compare with, so many tell size and colour.
-_LOOKED_AT = 400
+_LOOKED_AT = 200
 
 
 def measure(

@@ -31,7 +31,7 @@ from hf_transfer.features.norm_fusion import FUSION_IMAGES, NormFusion
 from hf_transfer.features.ranks import barrier, from_first
 from hf_transfer.features.reading import Row, SeededViews, model_inputs, pixel_values
 from hf_transfer.features.taps import LAST, Layers, TapReader, head_branches
-from hf_transfer.registry import wrap
+from hf_transfer.registry import ModelWrapper
 
 __all__ = [
     "CACHE_VARIABLE",
@@ -108,8 +108,9 @@ def extract_features(
     images = model_inputs(dataset, processor)
     if not len(images):
         raise ArgumentError("The data set is empty, so there are no features to extract.")
-    wanted = TapReader(model, layers).names
-    known = _known(model, images, wanted) if cache else None
+    reader = TapReader(model, layers)
+    wanted = reader.names
+    known = _known(model, images, reader.wrapper) if cache else None
     common = {"kind": "taps", "dtype": dtype, "views": views, "seed": seed if views > 1 else None}
     source = None if known is None else fingerprint(common | known)
     rows = SeededViews(images, views, seed if views > 1 else None)
@@ -117,7 +118,7 @@ def extract_features(
     def run(folder: str | Path | None) -> dict[str, npt.NDArray[Any]]:
         kept = CacheFolder(folder, cache_gb)
         names = wanted if source is None else from_first(_kept_layers(kept, source, wanted))
-        taps = TapReader(model, names)
+        taps = reader if names == wanted else TapReader(model, names)
         facts = common | {"layers": names}
         key = fingerprint(facts | (known or {"session": from_first(uuid.uuid4().hex)}))
         with extracting(model, memory_format) as device, kept.using(key), taps, NormFusion(model) as fusion:
@@ -149,7 +150,7 @@ def _kept_layers(cache: CacheFolder, source: str, wanted: tuple[str, ...]) -> tu
     return tuple(best.entry.facts["layers"])
 
 
-def _known(model: nn.Module, images: Any, names: Sequence[str]) -> dict[str, Any] | None:
+def _known(model: nn.Module, images: Any, wrapper: ModelWrapper) -> dict[str, Any] | None:
     """Fingerprints of all that the features depend on; None where one cannot be known."""
     data = data_fingerprint(images)
     transform = None if data is None else transform_fingerprint(transform_of(images))
@@ -157,7 +158,7 @@ def _known(model: nn.Module, images: Any, names: Sequence[str]) -> dict[str, Any
         logger.info("This data set or its transform has no fingerprint: features are not kept for later runs.")
         return None
     # Taps end where the head begins, whose weights change with every training.
-    head = [name for group in wrap(model).layer_groups if group.role == "head" for name in group.module_names]
+    head = [name for group in wrapper.layer_groups if group.role == "head" for name in group.module_names]
     body = [name for name in tensor_names(model) if not is_inside(name, head)]
     return {"data": data, "transform": transform, "versions": versions(), "weights": weights_fingerprint(model, body)}
 

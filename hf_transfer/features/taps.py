@@ -38,12 +38,13 @@ class TapReader:
 
     Attributes:
         names: The layers, in the order of the forward pass, "last" at the end.
+        wrapper: Of the model.
         folded: Whether the latest images had activations with parts of images folded into the batch.
     """
 
     def __init__(self, model: nn.Module, layers: Layers = LAST) -> None:
         self.model = model
-        wrapper = wrap(model)
+        self.wrapper = wrapper = wrap(model)
         self._modules = dict(model.named_modules())
         self.names = _names(wrapper, layers)
         self._tapped: dict[str, str] = {}

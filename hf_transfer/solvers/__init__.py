@@ -16,6 +16,7 @@ from hf_transfer.solvers.head import LinearHead, PathPoint, SolvedHead
 from hf_transfer.solvers.logistic import logistic
 from hf_transfer.solvers.problem import ClassWeights, Problem, stratified_folds
 from hf_transfer.solvers.ridge import ridge, ridge_held_out
+from hf_transfer.solvers.rotation import Rotation
 from hf_transfer.solvers.sgd_grid import sgd_grid
 from hf_transfer.solvers.svm import svm
 
@@ -56,6 +57,7 @@ def solve(
     class_weights: ClassWeights = None,
     bias: bool = True,
     seed: int = 0,
+    rotation: Rotation | None = None,
 ) -> SolvedHead:
     """Fit a linear head to features, with whatever the solver chooses chosen on held-out images.
 
@@ -68,6 +70,7 @@ def solve(
         class_weights: None, "balanced", or a mapping from class index to weight.
         bias: Whether the head has a bias.
         seed: Of everything drawn: the same seed gives the same head.
+        rotation: Of the features, as "logistic" and "svm" make it, where it is known; other solvers make their own.
 
     Raises:
         ArgumentError: The solver is unknown, or an argument is not as described.
@@ -79,7 +82,8 @@ def solve(
     problem = Problem.of(features, labels, classes, class_weights)
     present, compact = np.unique(problem.labels, return_inverse=True)
     reduced = replace(problem, labels=compact, classes=len(present), class_weights=problem.class_weights[present])
-    solved = SOLVERS[solver](reduced, bias=bias, seed=seed)
+    known = {"rotation": rotation} if solver in ("logistic", "svm") else {}
+    solved = SOLVERS[solver](reduced, bias=bias, seed=seed, **known)
     if len(present) < problem.classes:
         solved = replace(solved, head=_spread(solved.head, problem, present, bias))
     return replace(solved, class_weights=class_weights)

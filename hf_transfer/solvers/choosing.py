@@ -54,12 +54,13 @@ def solve_convex(
     folds: int,
     tolerance: float,
     calibrate: bool,
+    rotation: Rotation | None = None,
 ) -> SolvedHead:
     """Choose the regularisation, then fit to all images; arguments and errors as in `logistic`."""
     values = falling(regularisations)
     weights = problem.image_weights
     # float32 holds what features are stored in; only the last fit's sums need more, see `minimise`.
-    rotation = rotate(problem.features, bias=bias, dtype=np.float32)
+    rotation = rotate(problem.features, bias=bias, dtype=np.float32) if rotation is None else rotation
     choice = _choose(loss, rotation, problem, weights, values, bias, seed, folds)
     # The folds' heads share most of their images with the last one: no start along the path is closer than their mean.
     fit = minimise(

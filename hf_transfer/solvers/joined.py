@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,6 +45,7 @@ def solve_joined(
     classes: int | None = None,
     class_weights: ClassWeights = None,
     seed: int = 0,
+    known: Mapping[int, Rotation] | None = None,
 ) -> SolvedHead:
     """Fit a head to the features of several layers.
 
@@ -53,7 +54,8 @@ def solve_joined(
 
     Args:
         parts: The layers' features, each `(images, channels)`.
-        labels: As in `hf_transfer.solvers.solve`, and so are all other arguments and errors.
+        labels: As in `hf_transfer.solvers.solve`, and so are the other arguments, but for `known`, and the errors.
+        known: Rotations of parts by position, as `rotate(part, dtype=np.float32)` gives them.
 
     Returns:
         A head on all channels of all parts side by side.
@@ -67,7 +69,9 @@ def solve_joined(
         return solved_on(np.concatenate([np.asarray(part) for part in parts], axis=1))
     for part in parts:
         Problem.of(part, labels, classes, class_weights)  # unusable input is named before it is decomposed
-    rotations = [_leading(rotate(part, dtype=np.float32), most) for part in parts]
+    given = known or {}
+    whole = [given.get(place) or rotate(part, dtype=np.float32) for place, part in enumerate(parts)]
+    rotations = [_leading(rotation, most) for rotation in whole]
     coordinates = np.concatenate([rotation.coordinates for rotation in rotations], axis=1)
     if not coordinates.shape[1]:  # all channels are constant
         return solved_on(np.concatenate([np.asarray(part) for part in parts], axis=1))

@@ -11,6 +11,7 @@ from hf_transfer.solvers.convex import SoftmaxLoss
 from hf_transfer.solvers.head import SolvedHead
 from hf_transfer.solvers.problem import Problem
 from hf_transfer.solvers.ridge import checked_regularisations
+from hf_transfer.solvers.rotation import Rotation
 
 REGULARISATIONS = tuple(float(10.0**exponent) for exponent in np.arange(1.0, -6.5, -0.5))
 
@@ -23,6 +24,7 @@ def logistic(
     seed: int = 0,
     folds: int = 5,
     tolerance: float = 1e-5,
+    rotation: Rotation | None = None,
 ) -> SolvedHead:
     """Fit a head by logistic regression, with the regularisation of the least cross-validated cross-entropy.
 
@@ -37,6 +39,7 @@ def logistic(
         seed: Of the folds.
         folds: Of cross-validation.
         tolerance: Of the last fit; see `hf_transfer.solvers.convex.minimise`.
+        rotation: Of the features, where it is known: `rotate(features, bias=bias, dtype=np.float32)`.
 
     Raises:
         ArgumentError: A regularisation is not positive, or features are too many for a decomposition.
@@ -45,5 +48,5 @@ def logistic(
     values = checked_regularisations(regularisations)
     return solve_convex(
         SoftmaxLoss(), "logistic", problem, values,
-        bias=bias, seed=seed, folds=folds, tolerance=tolerance, calibrate=False,
+        bias=bias, seed=seed, folds=folds, tolerance=tolerance, rotation=rotation, calibrate=False,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from hf_transfer.solvers.convex import SquaredHingeLoss
 from hf_transfer.solvers.head import SolvedHead
 from hf_transfer.solvers.problem import Problem
 from hf_transfer.solvers.ridge import checked_regularisations
+from hf_transfer.solvers.rotation import Rotation
 
 SVM_REGULARISATIONS = tuple(float(10.0**exponent) for exponent in np.arange(2.0, -4.5, -0.5))
 
@@ -23,6 +24,7 @@ def svm(
     seed: int = 0,
     folds: int = 5,
     tolerance: float = 1e-5,
+    rotation: Rotation | None = None,
 ) -> SolvedHead:
     """Fit a linear SVM, with the regularisation of the best cross-validated accuracy.
 
@@ -40,6 +42,7 @@ def svm(
         seed: Of the folds.
         folds: Of cross-validation.
         tolerance: Of the last fit; see `hf_transfer.solvers.convex.minimise`.
+        rotation: Of the features, where it is known: `rotate(features, bias=bias, dtype=np.float32)`.
 
     Raises:
         ArgumentError: A regularisation is not positive, or features are too many for a decomposition.
@@ -48,5 +51,5 @@ def svm(
     values = checked_regularisations(regularisations)
     return solve_convex(
         SquaredHingeLoss(), "svm", problem, values,
-        bias=bias, seed=seed, folds=folds, tolerance=tolerance, calibrate=True,
+        bias=bias, seed=seed, folds=folds, tolerance=tolerance, rotation=rotation, calibrate=True,
     )  # fmt: skip
