@@ -32,13 +32,14 @@ LP_FT = FineTuning(learning_rate=1e-3, head_lr_ratio=1.0, epochs=4, min_steps=10
 # What users of Trainer do without further thought: one rate for all, batch normalisation as it trains.
 PLAIN = replace(LP_FT, epochs=3, min_steps=96, norm="train", solved_head=False, weight_decay=0.0)
 CANDIDATES: dict[str, dict[int, FineTuning]] = {
-    # Steps are cheap where the frozen part is cached, and more of them help.
-    "last_stages_lp_ft": dict.fromkeys(
-        SIZES, replace(LP_FT, train="part:half", epochs=6, min_steps=384, average_from=0.1)
-    ),
-    # The plain recipe of four epochs, and what a diagnosis would choose of this kind.
+    # Steps are cheap where the frozen part is cached, and more of them help; averaged as a diagnosis chooses it.
+    "last_stages_lp_ft": {
+        size: replace(LP_FT, train="part:half", epochs=6, min_steps=384, average_from=share)
+        for size, share in ((10, 0.1), (50, 0.25), (200, 0.5))
+    },
+    # The plain recipe of four epochs, and what a diagnosis would choose of this kind, but for the mean of the weights.
     "lp_ft": dict.fromkeys(SIZES, LP_FT),
-    "lp_ft_layer_decay": dict.fromkeys(SIZES, replace(LP_FT, layer_decay=0.85, min_steps=256, average_from=0.1)),
+    "lp_ft_layer_decay": dict.fromkeys(SIZES, replace(LP_FT, layer_decay=0.85, min_steps=256)),
     "fine_tune": dict.fromkeys(SIZES, replace(LP_FT, solved_head=False, learning_rate=5e-4, head_lr_ratio=10.0)),
     "plain": {10: PLAIN, 50: PLAIN, 200: replace(PLAIN, batch_size=32)},
     "scratch": dict.fromkeys(SIZES, replace(LP_FT, norm="train", solved_head=False, random_weights=True)),
