@@ -35,7 +35,7 @@ CANDIDATES: dict[str, dict[int, FineTuning]] = {
     # Steps are cheap where the frozen part is cached, and more of them help; averaged as a diagnosis chooses it.
     "last_stages_lp_ft": {
         size: replace(LP_FT, train="part:half", epochs=6, min_steps=384, average_from=share)
-        for size, share in ((10, 0.1), (50, 0.25), (200, 0.5))
+        for size, share in ((10, 0.1), (50, 0.25), (200, None))
     },
     # The plain recipe of four epochs, and what a diagnosis would choose of this kind, but for the mean of the weights.
     "lp_ft": dict.fromkeys(SIZES, LP_FT),
