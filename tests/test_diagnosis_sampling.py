@@ -123,3 +123,14 @@ def test_other_data_sets_are_known_by_position() -> None:
     found = draw_sample(data, labels, names)
     assert sorted(found.rows) == list(range(30))
     assert set(found.names) == {"0", "1", "2"}
+
+
+def test_a_data_set_in_another_folder_is_the_same() -> None:
+    """Of images that are files only the path below their common folder counts."""
+    names = ["cat/1.png", "cat/2.png", "dog/1.png"]
+    features = datasets.Features({"image": datasets.Image(decode=False)})
+    keys = [
+        image_keys(datasets.Dataset.from_dict({"image": [f"{folder}/{name}" for name in names]}, features), 3, 0)
+        for folder in ("/data/pets", "/tmp/copy of pets/train")
+    ]
+    assert np.array_equal(*keys) and len(set(keys[0])) == 3

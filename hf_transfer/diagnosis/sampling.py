@@ -9,6 +9,7 @@ of the content.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -129,19 +130,28 @@ def labels_and_names(dataset: Any, model: Any = None) -> tuple[IntArray, tuple[s
 
 
 def image_keys(dataset: Any, images: int, seed: int) -> npt.NDArray[np.uint64]:
-    """A hash for each image, of its bytes or path and the seed; of its position where these cannot be seen."""
+    """A hash for each image, of its bytes or path and the seed; of its position where these cannot be seen.
+
+    Of paths only what differs counts, so that a data set in another folder is the same one.
+    """
     salt = f"{seed}".encode()
     column = image_column(dataset)
     if column is None:
         return np.array([_hash(salt, str(index).encode()) for index in range(images)], np.uint64)
     plain = dataset.select_columns([column]).with_format("arrow")
     found = np.empty(images, np.uint64)
+    paths: dict[int, str] = {}
     for start in range(0, images, _ROWS_AT_A_TIME):
         table: pa.Table = plain[start : start + _ROWS_AT_A_TIME]
         for offset, value in enumerate(table.column(column).to_pylist()):
             content = (value or {}).get("bytes")
-            name = str((value or {}).get("path") or "").encode()
-            found[start + offset] = _hash(salt, name if content is None else content)
+            if content is None:
+                paths[start + offset] = str((value or {}).get("path") or "").replace("\\", "/")
+            else:
+                found[start + offset] = _hash(salt, content)
+    common = os.path.commonprefix(list(paths.values())).rpartition("/")[0]
+    for place, path in paths.items():
+        found[place] = _hash(salt, path[len(common) :].encode())
     return found
 
 
