@@ -16,7 +16,7 @@ from hf_transfer.solvers.rotation import Rotation, rotate
 # Axes of all layers together: layers repeat each other, and what is beyond costs more than it tells.
 MOST_AXES = 1024
 # With fewer images for an axis, nearly all axes of a layer are noise of the sample, and to bring them to one scale is
-# to learn by heart: cross-validated accuracy is then better on the channels, and worse with more images
+# to learn by heart: cross-validated accuracy is then better on the channels, and in the mean worse with more images
 # (benchmarks/RESULTS.md).
 _IMAGES_PER_AXIS = 5
 
