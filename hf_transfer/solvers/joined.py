@@ -70,8 +70,9 @@ def solve_joined(
     for part in parts:
         Problem.of(part, labels, classes, class_weights)  # unusable input is named before it is decomposed
     given = known or {}
-    whole = [given.get(place) or rotate(part, dtype=np.float32) for place, part in enumerate(parts)]
-    rotations = [_leading(rotation, most) for rotation in whole]
+    rotations = [
+        _leading(given.get(place) or rotate(part, dtype=np.float32), most) for place, part in enumerate(parts)
+    ]
     coordinates = np.concatenate([rotation.coordinates for rotation in rotations], axis=1)
     if not coordinates.shape[1]:  # all channels are constant
         return solved_on(np.concatenate([np.asarray(part) for part in parts], axis=1))
@@ -87,9 +88,10 @@ def solve_joined(
 
 
 def _leading(rotation: Rotation, most: int) -> Rotation:
+    """The leading axes alone; a copy, so that the coordinates along the others do not stay in memory."""
     return replace(
         rotation,
         axes=rotation.axes[:, :most],
         eigenvalues=rotation.eigenvalues[:most],
-        coordinates=rotation.coordinates[:, :most],
+        coordinates=rotation.coordinates[:, :most].copy(),
     )
