@@ -182,7 +182,7 @@ def compare_costs() -> list[Row]:
 
     from hf_transfer import LinearProbeTrainer, TransferArguments, diagnose
     from hf_transfer.data import collate, eval_transform
-    from hf_transfer.memory_format import set_memory_format
+    from hf_transfer.models.memory_format import set_memory_format
 
     torch.set_num_threads(1)
     task = make_task(DATA_SET, 200, 0)

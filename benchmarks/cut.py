@@ -197,7 +197,7 @@ def main() -> None:
     import torch
 
     import hf_transfer as ht
-    import hf_transfer.trainer  # noqa: F401  (before the forks)
+    import hf_transfer.trainer.trainer  # noqa: F401  (before the forks)
 
     torch.set_num_threads(1)
     images = make_images(options.images)

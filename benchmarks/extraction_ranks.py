@@ -68,7 +68,7 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     from linear_probe import setting
 
-    from hf_transfer.run_record import collect_hardware, collect_versions
+    from hf_transfer.reporting.record import collect_hardware, collect_versions
 
     with tempfile.TemporaryDirectory() as folder:
         model, processor, images, _ = setting(options, Path(folder))

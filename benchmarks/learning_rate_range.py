@@ -56,7 +56,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 def tenth(plan: Any, tests: list[dict[str, Any]]) -> Any:
     """The plan with a tenth of the rate of the lowest loss in each phase."""
-    from hf_transfer.learning_rate_range import smooth
+    from hf_transfer.phases.learning_rate_range import smooth
 
     lowest = [test["rates"][int(smooth(test["losses"]).argmin())] for test in tests]
     phases = (replace(phase, learning_rate=rate / 10) for phase, rate in zip(plan.phases, lowest, strict=True))
@@ -74,7 +74,7 @@ def run_once(
     from hf_transfer.data import collate, eval_transform, load
     from hf_transfer.demo import demo_data_folder
     from hf_transfer.evaluation import make_compute_metrics
-    from hf_transfer.models import load_for_training
+    from hf_transfer.models.loading import load_for_training
 
     plan = ht.recipes.get(case["recipe"], **case["options"])
     plan = tenth(plan, measured) if rate == "tenth" else plan

@@ -32,7 +32,7 @@ def setting(options: argparse.Namespace, folder: Path) -> tuple[Any, Any, Any, A
     from hf_transfer.data import eval_transform, load
     from hf_transfer.demo import demo_data_folder
     from hf_transfer.demo.weights import write_lite0_checkpoint
-    from hf_transfer.models import load_for_training
+    from hf_transfer.models.loading import load_for_training
 
     data = load(str(demo_data_folder()))
     checkpoint = write_lite0_checkpoint(folder / "tf_efficientnet_lite0")
@@ -74,7 +74,7 @@ def bare(model: Any, images: Any) -> None:
     """Decode and run all images once, and keep nothing."""
     import torch
 
-    from hf_transfer.memory_format import set_memory_format
+    from hf_transfer.models.memory_format import set_memory_format
 
     set_memory_format(model, "auto")
     model.eval()
@@ -95,8 +95,8 @@ def stock(options: argparse.Namespace, model: Any, processor: Any, train: Any, f
     """transformers' trainer, the head alone."""
     from transformers import Trainer, TrainingArguments
 
+    from hf_transfer.architectures.lookup import wrap
     from hf_transfer.data import collate
-    from hf_transfer.registry import wrap
 
     head = set(wrap(model).head.parameter_names)
     for name, parameter in model.named_parameters():
@@ -196,7 +196,7 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
-    from hf_transfer.run_record import collect_hardware, collect_versions
+    from hf_transfer.reporting.record import collect_hardware, collect_versions
 
     print(json.dumps({k: v for k, v in results.items() if k not in SIDES}, indent=2))
     path.write_text(

@@ -15,7 +15,7 @@ import PIL.Image
 from hf_transfer.data import load
 from hf_transfer.demo import demo_data_folder
 from hf_transfer.demo.weights import write_lite0_checkpoint
-from hf_transfer.models import LoadedModel, load_for_training
+from hf_transfer.models.loading import LoadedModel, load_for_training
 
 DATA_SETS = ("fashion_mnist", "animals")
 SIZES = (10, 50, 200)

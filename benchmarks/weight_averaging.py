@@ -25,7 +25,7 @@ from transformers import TrainerCallback
 import hf_transfer as ht
 from hf_transfer.data import collate, eval_transform, train_transform
 from hf_transfer.diagnosis.priors import ARGUMENTS, lp_ft_options
-from hf_transfer.recipes import lp_ft
+from hf_transfer.plans.recipes import lp_ft
 
 SIZES = (10, 50)
 PARTS = ("last_part", "all_layers")

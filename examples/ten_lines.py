@@ -11,7 +11,7 @@ from hf_transfer.data import collate, eval_transform, load, train_transform
 from hf_transfer.demo import demo_data_folder
 from hf_transfer.demo.weights import write_lite0_checkpoint
 from hf_transfer.evaluation import make_compute_metrics
-from hf_transfer.models import load_for_training
+from hf_transfer.models.loading import load_for_training
 
 
 def main(model: str, dataset: str, output_dir: str) -> None:

@@ -9,21 +9,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_transfer import recipes
+    from hf_transfer.architectures.lookup import ModelWrapper, list_wrappers, register_wrapper, select, wrap
+    from hf_transfer.architectures.selectors import LayerGroup
     from hf_transfer.diagnosis.running import diagnose
     from hf_transfer.errors import TransferError
     from hf_transfer.features import extract_features
-    from hf_transfer.freezing import frozen
     from hf_transfer.hub.publishing import publish
-    from hf_transfer.layers import LayerGroup
-    from hf_transfer.optimizer_groups import param_groups
-    from hf_transfer.plan import Phase, TransferPlan
-    from hf_transfer.probe_file import load_probe
-    from hf_transfer.probe_trainer import LinearProbeTrainer
-    from hf_transfer.registry import ModelWrapper, list_wrappers, register_wrapper, select, wrap
-    from hf_transfer.trainer import TransferTrainer
-    from hf_transfer.training_args import TransferArguments
-    from hf_transfer.truncation import truncate, truncation_points
+    from hf_transfer.linear_probe.probe_file import load_probe
+    from hf_transfer.models.truncation import truncate, truncation_points
+    from hf_transfer.phases.freezing import frozen
+    from hf_transfer.phases.param_groups import param_groups
+    from hf_transfer.plans import recipes
+    from hf_transfer.plans.plan import Phase, TransferPlan
+    from hf_transfer.trainer.args import TransferArguments
+    from hf_transfer.trainer.probe_trainer import LinearProbeTrainer
+    from hf_transfer.trainer.trainer import TransferTrainer
 
 __version__ = "0.1.0"
 
@@ -52,26 +52,26 @@ __all__ = [
 ]
 
 _HOME = {
-    "LayerGroup": "layers",
-    "LinearProbeTrainer": "probe_trainer",
-    "ModelWrapper": "registry",
-    "Phase": "plan",
-    "TransferArguments": "training_args",
+    "LayerGroup": "architectures.selectors",
+    "LinearProbeTrainer": "trainer.probe_trainer",
+    "ModelWrapper": "architectures.lookup",
+    "Phase": "plans.plan",
+    "TransferArguments": "trainer.args",
     "TransferError": "errors",
-    "TransferPlan": "plan",
-    "TransferTrainer": "trainer",
+    "TransferPlan": "plans.plan",
+    "TransferTrainer": "trainer.trainer",
     "diagnose": "diagnosis.running",
     "extract_features": "features",
-    "frozen": "freezing",
-    "list_wrappers": "registry",
-    "load_probe": "probe_file",
-    "param_groups": "optimizer_groups",
+    "frozen": "phases.freezing",
+    "list_wrappers": "architectures.lookup",
+    "load_probe": "linear_probe.probe_file",
+    "param_groups": "phases.param_groups",
     "publish": "hub.publishing",
-    "register_wrapper": "registry",
-    "select": "registry",
-    "truncate": "truncation",
-    "truncation_points": "truncation",
-    "wrap": "registry",
+    "register_wrapper": "architectures.lookup",
+    "select": "architectures.lookup",
+    "truncate": "models.truncation",
+    "truncation_points": "models.truncation",
+    "wrap": "architectures.lookup",
 }
 _RETIRED_DOWNLOADER = frozenset({"download", "multipart_upload"})
 
@@ -81,7 +81,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     if name == "recipes":
-        return importlib.import_module(f"{__name__}.recipes")
+        return importlib.import_module(f"{__name__}.plans.recipes")
     if name in _RETIRED_DOWNLOADER:
         # RuntimeError, not AttributeError: huggingface_hub < 1.0 turns the latter into the advice to install the
         # retired downloader, which would overwrite this very file.

@@ -24,11 +24,11 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from hf_transfer.card import CARD_NAME, PublishedFacts, render_card, validate_metadata
 from hf_transfer.demo import demo_data_folder
 from hf_transfer.demo.weights import write_lite0_checkpoint
 from hf_transfer.hub.staging import Contents, stage
-from hf_transfer.run_record import RunRecord
+from hf_transfer.reporting.card import CARD_NAME, PublishedFacts, render_card, validate_metadata
+from hf_transfer.reporting.record import RunRecord
 
 FOLDER = Path(__file__).parent.parent / "model_cards"
 REVISIONS = FOLDER / "revisions.json"
@@ -112,7 +112,7 @@ def train(name: str, folder: Path) -> Path:
 def local_hub(folder: Path) -> Iterator[str]:
     """A Hub on this machine that holds the inputs of a folder; gives its address."""
     sys.path.insert(0, str(FOLDER.parent))
-    from tests.hub_server import HubServer, Repository
+    from tests.helpers.hub_server import HubServer, Repository
 
     hub = HubServer()
     for repo_id, source in ((HUB_MODEL, folder / MODEL), (f"datasets/{HUB_DATA}", folder / DATA)):

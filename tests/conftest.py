@@ -31,7 +31,7 @@ for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):
     os.environ.pop(_name, None)
 
 # Their asserts tell what was compared, as those of test modules do.
-pytest.register_assert_rewrite("tests.card_records", "tests.group_checks", "tests.timm_zoo")
+pytest.register_assert_rewrite("tests.helpers.card_records", "tests.helpers.group_checks", "tests.helpers.timm_zoo")
 
 import hypothesis  # noqa: E402
 import torch  # noqa: E402

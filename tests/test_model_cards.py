@@ -12,11 +12,11 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from hf_transfer.card_metadata import validate_metadata
 from hf_transfer.cli import main
 from hf_transfer.hub.staging import local_images
-from hf_transfer.plan import TransferPlan
-from hf_transfer.run_record import RunRecord
+from hf_transfer.plans.plan import TransferPlan
+from hf_transfer.reporting.card_metadata import validate_metadata
+from hf_transfer.reporting.record import RunRecord
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "model_cards"

@@ -28,7 +28,7 @@ def _loaded_by(statement: str) -> list[str]:
     [
         "import hf_transfer",
         "from hf_transfer import LayerGroup, Phase, TransferPlan, recipes; recipes.get('lp_ft').to_dict()",
-        "import hf_transfer.layers, hf_transfer.plan, hf_transfer.recipes, hf_transfer.errors",
+        "import hf_transfer.plans.plan, hf_transfer.plans.recipes, hf_transfer.errors",
     ],
 )
 def test_nothing_heavy_is_imported(statement: str) -> None:
@@ -47,13 +47,13 @@ def test_every_public_name_resolves() -> None:
         if name in ht._HOME:
             assert found.__name__ == name
             assert found.__module__ == f"hf_transfer.{ht._HOME[name]}"
-    assert first["recipes"].__name__ == "hf_transfer.recipes"
+    assert first["recipes"].__name__ == "hf_transfer.plans.recipes"
 
 
 def test_no_public_name_is_a_module_by_accident() -> None:
     """No submodule has the name of a public function, which importing the submodule would hide."""
     modules = {path.stem for path in Path(ht.__file__).parent.iterdir()}
-    assert modules & set(ht.__all__) == {"recipes"}
+    assert modules & set(ht.__all__) == set()
 
 
 def test_the_lists_of_names_agree() -> None:
@@ -68,7 +68,7 @@ def test_the_lists_of_names_agree() -> None:
     typed = {
         alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
-    assert typed == {name: f"hf_transfer.{home}" for name, home in ht._HOME.items()} | {"recipes": "hf_transfer"}
+    assert typed == {name: f"hf_transfer.{home}" for name, home in ht._HOME.items()} | {"recipes": "hf_transfer.plans"}
 
 
 def test_star_import() -> None:

@@ -18,10 +18,10 @@ from transformers import Trainer
 
 import hf_transfer as ht
 from hf_transfer.architectures import timm_layouts
-from hf_transfer.checkpoints import TRAINER_STATE
-from hf_transfer.probe_trainer import LinearProbeTrainer
-from tests import tiny
-from tests.training import RandomImages, arguments
+from hf_transfer.checkpoints.folders import TRAINER_STATE
+from hf_transfer.trainer.probe_trainer import LinearProbeTrainer
+from tests.helpers import tiny
+from tests.helpers.training import RandomImages, arguments
 
 
 def test_constructor_takes_what_trainer_takes() -> None:

@@ -1,7 +1,3 @@
-"""Built-in wrappers. Importing this package registers them."""
+"""Architectures: which layer groups a model has, in the order in which its forward pass runs them."""
 
 from __future__ import annotations
-
-from hf_transfer.architectures import flat, inferred, special, staged, timm_models
-
-__all__ = ["flat", "inferred", "special", "staged", "timm_models"]

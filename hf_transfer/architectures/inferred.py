@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from hf_transfer.architectures.classifier import classifier_paths, inferred_classifier_paths, is_inside
-from hf_transfer.layers import Role
-from hf_transfer.registry import INFERRED, GroupDraft, ModelWrapper, norm_modules, register_wrapper
+from hf_transfer.architectures.lookup import INFERRED, GroupDraft, ModelWrapper, norm_modules, register_wrapper
+from hf_transfer.architectures.selectors import Role
 
 logger = logging.getLogger(__name__)
 

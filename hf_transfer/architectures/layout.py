@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_transfer.architectures.classifier import is_inside
+from hf_transfer.architectures.lookup import GroupDraft, ModelWrapper, register_wrapper
+from hf_transfer.architectures.selectors import Role
 from hf_transfer.errors import ArgumentError, LayerGroupError
-from hf_transfer.layers import Role
-from hf_transfer.registry import GroupDraft, ModelWrapper, register_wrapper
 
 
 @dataclass(frozen=True)

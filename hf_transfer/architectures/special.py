@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from hf_transfer.architectures.layout import Layout, LayoutWrapper
+from hf_transfer.architectures.lookup import GroupDraft, ModelWrapper, register_wrapper
 from hf_transfer.errors import UnknownArchitectureError
-from hf_transfer.registry import GroupDraft, ModelWrapper, register_wrapper
 
 REFUSED = {
     "shieldgemma2": "it has no classification head: its answer is read from the logits of the words Yes and No of a "

@@ -10,11 +10,18 @@ from typing import Any
 from torch import nn
 
 from hf_transfer.architectures.classifier import classifier_paths, is_inside
+from hf_transfer.architectures.lookup import (
+    TIMM,
+    TIMM_WRAPPER,
+    Granularity,
+    GroupDraft,
+    ModelWrapper,
+    register_wrapper,
+)
+from hf_transfer.architectures.selectors import LayerGroup
 from hf_transfer.architectures.timm_grouping import Matcher, body_groups, with_stage_names, with_unique_names
 from hf_transfer.architectures.timm_layouts import LAYOUTS, Patterns, TimmLayout
 from hf_transfer.errors import LayerGroupError
-from hf_transfer.layers import LayerGroup
-from hf_transfer.registry import TIMM, TIMM_WRAPPER, Granularity, GroupDraft, ModelWrapper, register_wrapper
 
 logger = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from hf_transfer.data import ImageData
 from hf_transfer.diagnosis.result import FILE, Diagnosis
 from hf_transfer.diagnosis.running import check_budget, diagnose
 from hf_transfer.errors import ArgumentError
-from hf_transfer.models import LoadedModel
-from hf_transfer.privacy import check_private
-from hf_transfer.run_record import write_atomically
-from hf_transfer.saving import PLAN_FILE
-from hf_transfer.training_args import AUTO, TransferArguments
+from hf_transfer.models.loading import LoadedModel
+from hf_transfer.models.timm_interop import PLAN_FILE
+from hf_transfer.reporting.record import write_atomically
+from hf_transfer.trainer.args import AUTO, TransferArguments
+from hf_transfer.utils.privacy import check_private
 
 # Flags that say the same as an option of the recipe, which then is left to them.
 _SAME_AS_FLAG = {"learning_rate": "learning_rate", "epochs": "num_train_epochs", "norm": "norm"}

@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
     from hf_transfer.cli.train import DEFAULTS, Job, train
     from hf_transfer.demo import demo_data_folder
     from hf_transfer.demo.weights import write_lite0_checkpoint
-    from hf_transfer.training_args import TransferArguments
+    from hf_transfer.trainer.args import TransferArguments
 
     options, _ = parse((DemoOptions,), argv, "demo", __doc__ or "")
     terminal = Terminal(sys.stdout)

@@ -14,11 +14,11 @@ from hf_transfer.cli.loading import load_images, load_model
 from hf_transfer.cli.options import DataOptions, ModelOptions, parse
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.diagnosis.candidates import Candidate
-from hf_transfer.diagnosis.figure import FILE as FIGURE
 from hf_transfer.diagnosis.measurements import LAST
 from hf_transfer.diagnosis.result import FILE
 from hf_transfer.diagnosis.running import check_budget, diagnose
-from hf_transfer.models import check_trainable
+from hf_transfer.figures.accuracy_by_depth import FILE as FIGURE
+from hf_transfer.models.loading import check_trainable
 
 
 @dataclass

@@ -20,12 +20,12 @@ from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.data import ImageData, collate, eval_transform
 from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import METRIC_TITLES, MetricValue, evaluate_predictions, make_compute_metrics
-from hf_transfer.models import label_names_of, load_trained
-from hf_transfer.outputs import RunFolder, SplitResult, write_evaluation
-from hf_transfer.probe_file import is_probe, load_probe
-from hf_transfer.run_record import RunRecord
-from hf_transfer.trainer import TransferTrainer
-from hf_transfer.training_args import TransferArguments
+from hf_transfer.linear_probe.probe_file import is_probe, load_probe
+from hf_transfer.models.loading import label_names_of, load_trained
+from hf_transfer.reporting.record import RunRecord
+from hf_transfer.reporting.results import RunFolder, SplitResult, write_evaluation
+from hf_transfer.trainer.args import TransferArguments
+from hf_transfer.trainer.trainer import TransferTrainer
 
 if TYPE_CHECKING:
     from datasets import Dataset

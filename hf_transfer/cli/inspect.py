@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import nn
 
-from hf_transfer import recipes
+from hf_transfer.architectures.lookup import ModelWrapper, architecture_name, wrap
 from hf_transfer.cli.options import parse
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.errors import ArgumentError
-from hf_transfer.models import load_structure
-from hf_transfer.plan import TransferPlan, align
-from hf_transfer.registry import ModelWrapper, architecture_name, wrap
-from hf_transfer.truncation import truncation_points
+from hf_transfer.models.loading import load_structure
+from hf_transfer.models.truncation import truncation_points
+from hf_transfer.plans import recipes
+from hf_transfer.plans.plan import TransferPlan, align
 
 
 @dataclass

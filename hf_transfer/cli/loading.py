@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hf_transfer.cli.options import DataOptions, ModelOptions
 from hf_transfer.data import ImageData, load
-from hf_transfer.models import LoadedModel, load_for_training
+from hf_transfer.models.loading import LoadedModel, load_for_training
 
 
 def load_images(
@@ -27,7 +27,7 @@ def load_images(
 
 
 def load_model(options: ModelOptions, label_names: Sequence[str], seed: int) -> LoadedModel:
-    """Load the model of the flags, to be trained; errors as in `hf_transfer.models.load_for_training`."""
+    """Load the model of the flags, to be trained; errors as in `hf_transfer.models.loading.load_for_training`."""
     return load_for_training(
         options.model_name_or_path,
         label_names,

@@ -13,16 +13,13 @@ from typing import Any
 
 import torch
 
-from hf_transfer import recipes
-from hf_transfer.card import render_card, validate_metadata
-from hf_transfer.checkpoints import last_complete, recover
+from hf_transfer.checkpoints.folders import last_complete, recover
 from hf_transfer.cli import auto
 from hf_transfer.cli.auto import DiagnosisOptions
 from hf_transfer.cli.evaluate import evaluate_split
 from hf_transfer.cli.loading import load_images, load_model
 from hf_transfer.cli.options import ModelOptions, TrainDataOptions, parse
 from hf_transfer.cli.publish import report
-from hf_transfer.cli.record import make_record
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.data import ImageData, collate, eval_transform, train_transform
 from hf_transfer.diagnosis.result import Diagnosis
@@ -30,17 +27,20 @@ from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import make_compute_metrics
 from hf_transfer.evaluation.calibration import measure_calibration
 from hf_transfer.hub import PROBE_IS_NOT_PUBLISHED, check_target
-from hf_transfer.hub.samples import write_samples
 from hf_transfer.hub.scan import check_names
-from hf_transfer.models import LoadedModel, check_trainable
-from hf_transfer.outputs import SKIPPED_FILE, RunFolder, SplitResult, write_results
-from hf_transfer.plan import TransferPlan
-from hf_transfer.privacy import check_private, sanitise_command
-from hf_transfer.probe_file import is_probe
-from hf_transfer.probe_trainer import LinearProbeTrainer, solves
-from hf_transfer.run_record import RunRecord, collect_hardware, collect_versions
-from hf_transfer.trainer import TransferTrainer
-from hf_transfer.training_args import TransferArguments, check_processes, measures_rate, plan_from_arguments
+from hf_transfer.linear_probe.probe_file import is_probe
+from hf_transfer.models.loading import LoadedModel, check_trainable
+from hf_transfer.plans import recipes
+from hf_transfer.plans.plan import TransferPlan
+from hf_transfer.reporting.card import render_card, validate_metadata
+from hf_transfer.reporting.record import RunRecord, collect_hardware, collect_versions
+from hf_transfer.reporting.results import SKIPPED_FILE, RunFolder, SplitResult, write_results
+from hf_transfer.reporting.verification_samples import write_samples
+from hf_transfer.trainer.args import TransferArguments, check_processes, measures_rate, plan_from_arguments
+from hf_transfer.trainer.probe_trainer import LinearProbeTrainer, solves
+from hf_transfer.trainer.run_record import make_record
+from hf_transfer.trainer.trainer import TransferTrainer
+from hf_transfer.utils.privacy import check_private, sanitise_command
 
 DESCRIPTION = (
     "Fine-tune an image classifier by a recipe or plan. The recipes are: "

@@ -21,7 +21,7 @@ class Candidate:
 
     Attributes:
         name: For people.
-        recipe: Of `hf_transfer.recipes`.
+        recipe: Of `hf_transfer.plans.recipes`.
         options: Of that recipe.
         arguments: Of the training that belong to it, "augmentation" among them; unless the user gives others.
         layer: What the head reads.

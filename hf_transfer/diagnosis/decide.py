@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from hf_transfer import recipes
 from hf_transfer.diagnosis import reasons, rules
 from hf_transfer.diagnosis.candidates import Candidate, best_of, candidates, difference_error, is_near
 from hf_transfer.diagnosis.measurements import Measurements
 from hf_transfer.diagnosis.reasons import points
 from hf_transfer.diagnosis.trials import Trials
 from hf_transfer.errors import ArgumentError
-from hf_transfer.plan import TransferPlan
+from hf_transfer.plans import recipes
+from hf_transfer.plans.plan import TransferPlan
 
 Prefer = Literal["fast", "balanced", "best"]
 Scenario = Literal[1, 2, 3, 4, "undecided"]

@@ -26,10 +26,10 @@ from hf_transfer.diagnosis.twin import CALIBRATION_IMAGES, calibrate, has_statis
 from hf_transfer.errors import DataError, ModelError
 from hf_transfer.features import extract_features
 from hf_transfer.features.depths import DEPTHS, layers_at_depths
-from hf_transfer.features.ranks import on_first_rank
 from hf_transfer.features.reading import model_inputs, pixel_values
-from hf_transfer.image_size import native_image_size
-from hf_transfer.truncation import truncation_points
+from hf_transfer.models.image_size import native_image_size
+from hf_transfer.models.truncation import truncation_points
+from hf_transfer.utils.distributed import on_first_rank
 
 logger = logging.getLogger(__name__)
 

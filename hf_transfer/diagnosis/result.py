@@ -16,13 +16,13 @@ from rich.text import Text
 
 from hf_transfer.diagnosis import rules
 from hf_transfer.diagnosis.decide import Decision, Scenario
-from hf_transfer.diagnosis.figure import accuracy_by_depth, short_names
 from hf_transfer.diagnosis.measurements import ALL, LayerMeasurement, Measurements
 from hf_transfer.diagnosis.trials import Trials
 from hf_transfer.errors import ArgumentError, OutputError
-from hf_transfer.figure_style import shortened
-from hf_transfer.plan import TransferPlan
-from hf_transfer.run_record import write_atomically
+from hf_transfer.figures.accuracy_by_depth import accuracy_by_depth, short_names
+from hf_transfer.figures.style import shortened
+from hf_transfer.plans.plan import TransferPlan
+from hf_transfer.reporting.record import write_atomically
 
 FILE = "diagnosis.json"
 _WIDTH = 100

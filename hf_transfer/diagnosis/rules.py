@@ -34,7 +34,7 @@ def is_similar(measurements: Measurements) -> bool | None:
     surely not; or it is not surely so, and an earlier layer of the pretrained network is surely better than it, where
     CS231n advises activations from earlier in the network. The second sign is needed because how good random features
     are depends on the draw: with it at least nine of ten samples of gratings are found different from shapes
-    (tests/test_diagnosis_controlled.py), without it five or six were. Alone it is none: an earlier layer beats the
+    (tests/diagnosis/test_controlled.py), without it five or six were. Alone it is none: an earlier layer beats the
     last for EfficientNet-Lite0 on photographs of animals, which ImageNet has as well, as much as on clothes
     (`benchmarks/RESULTS.md`).
     """

@@ -18,7 +18,7 @@ from hf_transfer.diagnosis.result import Diagnosis
 from hf_transfer.diagnosis.trial_runs import TrialRuns
 from hf_transfer.diagnosis.trials import halve
 from hf_transfer.errors import ArgumentError
-from hf_transfer.features.ranks import from_first
+from hf_transfer.utils.distributed import from_first
 
 logger = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_transfer.architectures.lookup import wrap
+from hf_transfer.architectures.selectors import select_groups
 from hf_transfer.diagnosis.measurements import Costs
 from hf_transfer.features.extraction import extracting
-from hf_transfer.features.ranks import from_first
 from hf_transfer.features.reading import model_inputs, pixel_values
 from hf_transfer.features.taps import first_tensor
-from hf_transfer.layers import select_groups
-from hf_transfer.registry import wrap
+from hf_transfer.utils.distributed import from_first
 
 logger = logging.getLogger(__name__)
 

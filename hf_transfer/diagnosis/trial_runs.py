@@ -23,13 +23,13 @@ from hf_transfer.diagnosis.trials import Hits
 from hf_transfer.errors import DataError
 from hf_transfer.features import extract_features
 from hf_transfer.features.depths import layers_at_depths
-from hf_transfer.features.ranks import on_first_rank, rank_and_world
-from hf_transfer.head_solving import labels_of
-from hf_transfer.plan import Phase, TransferPlan
-from hf_transfer.recipes import get
+from hf_transfer.linear_probe.solving import labels_of
+from hf_transfer.plans.plan import Phase, TransferPlan
+from hf_transfer.plans.recipes import get
 from hf_transfer.solvers.joined import distinct, solve_joined
-from hf_transfer.trainer import TransferTrainer
-from hf_transfer.training_args import TransferArguments
+from hf_transfer.trainer.args import TransferArguments
+from hf_transfer.trainer.trainer import TransferTrainer
+from hf_transfer.utils.distributed import on_first_rank, rank_and_world
 
 FOLDS = 5
 ENOUGH = 1000

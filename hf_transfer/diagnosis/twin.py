@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hf_transfer.architectures.lookup import norm_modules, wrap
 from hf_transfer.errors import ModelError
-from hf_transfer.features.ranks import from_first
-from hf_transfer.initialise import draw_random_weights
-from hf_transfer.rebuilding import remake
-from hf_transfer.registry import norm_modules, wrap
+from hf_transfer.models.random_weights import draw_random_weights
+from hf_transfer.models.rebuilding import remake
+from hf_transfer.utils.distributed import from_first
 
 logger = logging.getLogger(__name__)
 

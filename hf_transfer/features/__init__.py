@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from hf_transfer.architectures.classifier import is_inside
+from hf_transfer.architectures.lookup import ModelWrapper
 from hf_transfer.errors import ArgumentError, ModelError
 from hf_transfer.features.cache_folder import CACHE_VARIABLE, DEFAULT_CACHE_GB, CacheFolder, default_cache_folder
 from hf_transfer.features.extraction import Columns, default_batch_size, extracting, fill
@@ -28,10 +29,9 @@ from hf_transfer.features.fingerprints import (
     weights_fingerprint,
 )
 from hf_transfer.features.norm_fusion import FUSION_IMAGES, NormFusion
-from hf_transfer.features.ranks import barrier, from_first
 from hf_transfer.features.reading import Row, SeededViews, model_inputs, pixel_values
 from hf_transfer.features.taps import LAST, Layers, TapReader, head_branches
-from hf_transfer.registry import ModelWrapper
+from hf_transfer.utils.distributed import barrier, from_first
 
 __all__ = [
     "CACHE_VARIABLE",
@@ -87,7 +87,7 @@ def extract_features(
         cache: Keep the features for later runs.
         cache_folder: None takes `HF_TRANSFER_CACHE`, or `hf_transfer/features` in `HF_HOME`.
         cache_gb: Most that the folder may take, in GB; the least recently used features are evicted. None takes 20.
-        memory_format: "auto", "channels_last" or "default"; see `hf_transfer.memory_format`.
+        memory_format: "auto", "channels_last" or "default"; see `hf_transfer.models.memory_format`.
         progress: Show a bar with images per second and the time left.
 
     Returns:

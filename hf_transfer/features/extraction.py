@@ -16,10 +16,10 @@ from torch import nn
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from hf_transfer.features.cache_folder import CacheFolder
-from hf_transfer.features.ranks import barrier, rank_and_world
 from hf_transfer.features.reading import Row, read_batches
 from hf_transfer.features.store import BATCH_ROWS, Entry, FeatureStore
-from hf_transfer.memory_format import set_memory_format
+from hf_transfer.models.memory_format import set_memory_format
+from hf_transfer.utils.distributed import barrier, rank_and_world
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from hf_transfer.architectures.classifier import is_inside
+from hf_transfer.architectures.lookup import ModelWrapper, wrap
+from hf_transfer.architectures.selectors import LayerGroup
 from hf_transfer.errors import ArgumentError, ModelError
-from hf_transfer.layers import LayerGroup
-from hf_transfer.registry import ModelWrapper, wrap
 
 LAST = "last"
 Layers = Literal["all", "last"] | Sequence[str]

@@ -11,7 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from hf_transfer.errors import ArgumentError, PublishError
 from hf_transfer.hub.retrying import TRANSIENT, UploadError, retried, status_of
 from hf_transfer.hub.rights import LOG_IN, check_may_create, check_rights
-from hf_transfer.repo_ids import is_repo_id
+from hf_transfer.utils.hub_ids import is_repo_id
 
 logger = logging.getLogger(__name__)
 

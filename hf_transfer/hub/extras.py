@@ -16,12 +16,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from hf_transfer.card_metadata import WIDGET_IMAGES, hub_dataset
-from hf_transfer.card_tables import drawn_split
 from hf_transfer.data import decode_image
 from hf_transfer.errors import ArgumentError, DataError
 from hf_transfer.hub.access import explained
 from hf_transfer.hub.retrying import TRANSIENT, retried
+from hf_transfer.reporting.card_metadata import WIDGET_IMAGES, hub_dataset
+from hf_transfer.reporting.card_tables import drawn_split
 
 EVAL_RESULTS = ".eval_results/hf_transfer_"
 """Begin of the name of our file; the results of others beside it are not touched."""

@@ -13,12 +13,12 @@ from huggingface_hub import HfApi
 
 from hf_transfer.errors import ArgumentError, PublishError, TransferError
 from hf_transfer.hub.access import Target, check_target, look_again, unforeseen, warn_of_visibility
-from hf_transfer.hub.samples import FOLDER as SAMPLES
-from hf_transfer.hub.samples import INDEX
 from hf_transfer.hub.scan import scan
 from hf_transfer.hub.staging import Contents, Staged, is_ours, refuse_probe, stage
 from hf_transfer.hub.upload import Upload, is_there, make_repository, published_card, send, set_tag
 from hf_transfer.hub.verification import Verification, verify
+from hf_transfer.reporting.verification_samples import FOLDER as SAMPLES
+from hf_transfer.reporting.verification_samples import INDEX
 
 _PULL_REQUEST = re.compile(r"refs/pr/(\d+)")
 

@@ -15,13 +15,13 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-from hf_transfer.card import CARD_NAME
 from hf_transfer.errors import PublishError, TransferError
 from hf_transfer.hub.access import Target, check_target, look_again, warn_of_visibility
 from hf_transfer.hub.publishing import Publication, publish
 from hf_transfer.hub.scan import scan
 from hf_transfer.hub.staging import allowed_files
 from hf_transfer.hub.upload import Upload, make_repository, send
+from hf_transfer.reporting.card import CARD_NAME
 
 logger = logging.getLogger(__name__)
 

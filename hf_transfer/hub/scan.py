@@ -12,7 +12,7 @@ from pathlib import Path
 from huggingface_hub import get_token
 
 from hf_transfer.errors import OutputError
-from hf_transfer.privacy import private_text
+from hf_transfer.utils.privacy import private_text
 
 _TEXT = (".json", ".md", ".html", ".txt", ".yaml")
 _TOKEN = re.compile(rb"(?<![A-Za-z0-9])hf_[A-Za-z0-9]{30,}")

@@ -17,14 +17,14 @@ from urllib.parse import unquote
 
 from huggingface_hub import HfApi
 
-from hf_transfer.card import CARD_NAME, PublishedFacts, adopt_edits, validate_metadata, write_card
-from hf_transfer.card_metadata import WIDGET_IMAGES
-from hf_transfer.checkpoints import TRAINER_STATE, checkpoint_steps, complete_checkpoints
+from hf_transfer.checkpoints.folders import TRAINER_STATE, checkpoint_steps, complete_checkpoints
+from hf_transfer.checkpoints.portable import STATE_FILES, pack
 from hf_transfer.errors import OutputError, PublishError
 from hf_transfer.hub.extras import EVAL_RESULTS, stage_widget_images, write_eval_results
-from hf_transfer.portable_checkpoints import STATE_FILES, pack
-from hf_transfer.probe_file import is_probe
-from hf_transfer.run_record import RunRecord
+from hf_transfer.linear_probe.probe_file import is_probe
+from hf_transfer.reporting.card import CARD_NAME, PublishedFacts, adopt_edits, validate_metadata, write_card
+from hf_transfer.reporting.card_metadata import WIDGET_IMAGES
+from hf_transfer.reporting.record import RunRecord
 
 ALLOWED = (
     "config.json",

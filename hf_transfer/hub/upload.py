@@ -12,10 +12,10 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.hf_api import ModelInfo
 
-from hf_transfer.card import CARD_NAME
 from hf_transfer.errors import ArgumentError, PublishError
 from hf_transfer.hub.access import Target, explained
 from hf_transfer.hub.retrying import ATTEMPTS, TRANSIENT, UploadError, may_pass, retried, status_of, wait
+from hf_transfer.reporting.card import CARD_NAME
 
 _CONFLICT = 412
 _EXISTS = 409

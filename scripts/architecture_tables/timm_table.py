@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 import hf_transfer as ht
 from hf_transfer.architectures.classifier import classifier_paths
+from hf_transfer.architectures.selectors import LayerGroup
 from hf_transfer.architectures.timm_models import declared_layout
-from hf_transfer.layers import LayerGroup
-from tests import timm_zoo
+from tests.helpers import timm_zoo
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torch import nn
 from transformers.utils import is_natten_available
 
 import hf_transfer as ht
-from tests import every_transformers_class
-from tests.architectures.class_checks import CHECKS, NEED_FORWARD, case
+from tests.helpers import every_transformers_class
+from tests.helpers.class_checks import CHECKS, NEED_FORWARD, case
 
 _FACTS = ("class", "model type", "groups", "stages", "head", "parameters without gradient", "truncation points")
 
@@ -28,8 +28,9 @@ def section() -> list[str]:
         "## transformers",
         "",
         f"{len(rows) + len(refused)} classes are registered under `AutoModelForImageClassification` in {versions()}.",
-        "The numbers of groups are those of the tiny configurations of `tests/every_transformers_class.py`, on which",
-        "the checks ran; a model of the usual size has more blocks.",
+        "The numbers of groups are those of the tiny configurations of",
+        "`tests/helpers/every_transformers_class.py`, on which the checks ran; a model of the usual size has more",
+        "blocks.",
         "",
         *checks,
         "",

@@ -14,9 +14,9 @@ import hf_transfer as ht
 from hf_transfer.errors import UnknownArchitectureError
 from scripts import make_architectures_doc
 from scripts.architecture_tables import transformers_table
-from tests import every_transformers_class
-from tests.architectures.class_checks import CHECKS, NEED_FORWARD, SLOW, Items, case
-from tests.training import arguments
+from tests.helpers import every_transformers_class
+from tests.helpers.class_checks import CHECKS, NEED_FORWARD, SLOW, Items, case
+from tests.helpers.training import arguments
 
 WITHOUT_LABELS = (
     "DeiTForImageClassificationWithTeacher",

@@ -14,7 +14,7 @@ from transformers import BeitConfig, BeitForImageClassification
 import hf_transfer as ht
 from hf_transfer.architectures.inferred import InferredWrapper
 from hf_transfer.errors import LayerGroupError, UnknownArchitectureError
-from tests import group_checks
+from tests.helpers import group_checks
 
 
 class Block(nn.Module):

@@ -12,7 +12,7 @@ from transformers import ViTConfig, ViTModel
 import hf_transfer as ht
 from hf_transfer.architectures.layout import Layout, LayoutWrapper, register_layout
 from hf_transfer.errors import ArgumentError, LayerGroupError
-from tests import group_checks
+from tests.helpers import group_checks
 
 
 class Stage(nn.Module):

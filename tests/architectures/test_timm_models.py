@@ -18,8 +18,8 @@ from hf_transfer.architectures.timm_grouping import common_path
 from hf_transfer.architectures.timm_layouts import LAYOUTS
 from hf_transfer.architectures.timm_models import TimmModelWrapper, declared_layout
 from hf_transfer.errors import LayerGroupError, UnknownArchitectureError
-from tests import group_checks, timm_zoo
-from tests.training import RandomImages, arguments
+from tests.helpers import group_checks, timm_zoo
+from tests.helpers.training import RandomImages, arguments
 
 # One model for each declared layout (the family is tested as a whole in test_timm_structure.py).
 DECLARED = (

@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import hf_transfer as ht
-from hf_transfer.freezing import check_unchanged, digests, frozen_tensors
-from hf_transfer.layers import LayerGroup
-from hf_transfer.registry import ModelWrapper
-from tests import timm_zoo
+from hf_transfer.architectures.lookup import ModelWrapper
+from hf_transfer.architectures.selectors import LayerGroup
+from hf_transfer.phases.freezing import check_unchanged, digests, frozen_tensors
+from tests.helpers import timm_zoo
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import hf_transfer as ht
-from tests import timm_zoo
+from tests.helpers import timm_zoo
 
 # An LSTM takes half a minute on the meta device; test_timm_running.py checks the order of these on real weights.
 _ORDER_CHECKED_ELSEWHERE = ("sequencer",)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints import save_vit
-from tests.quick_train import write_photos
+from tests.helpers.checkpoints import save_vit
+from tests.helpers.quick_train import write_photos
 
 
 @pytest.fixture(scope="module")

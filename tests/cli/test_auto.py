@@ -18,10 +18,10 @@ from hf_transfer.diagnosis.decide import decide
 from hf_transfer.diagnosis.measurements import Measurements
 from hf_transfer.diagnosis.result import Diagnosis
 from hf_transfer.errors import ArgumentError
-from hf_transfer.run_record import RunRecord
-from tests.diagnosed import measured
-from tests.image_files import write_classes
-from tests.training import arguments
+from hf_transfer.reporting.record import RunRecord
+from tests.helpers.diagnosed import measured
+from tests.helpers.image_files import write_classes
+from tests.helpers.training import arguments
 
 LABELS = ("ant", "bee", "cat", "dog")
 PROBE = {"per_class": 5, "last": 0.99, "earlier": (-0.3, 0.01)}

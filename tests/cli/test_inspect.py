@@ -11,7 +11,7 @@ from torch import nn
 import hf_transfer as ht
 from hf_transfer.cli import main
 from hf_transfer.cli.inspect import notes
-from tests import every_transformers_class
+from tests.helpers import every_transformers_class
 
 
 @pytest.mark.parametrize("name", ["timm:resnet18", "transformers:vit", "transformers:deit"])

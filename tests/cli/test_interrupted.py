@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from hf_transfer.cli import main
-from hf_transfer.trainer import TransferTrainer
-from tests.checkpoints import save_vit
-from tests.image_files import write_classes
+from hf_transfer.trainer.trainer import TransferTrainer
+from tests.helpers.checkpoints import save_vit
+from tests.helpers.image_files import write_classes
 
 
 @pytest.mark.slow

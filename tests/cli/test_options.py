@@ -8,7 +8,7 @@ import pytest
 
 from hf_transfer.cli.options import ModelOptions, TrainDataOptions, parse
 from hf_transfer.errors import ArgumentError
-from hf_transfer.training_args import TransferArguments
+from hf_transfer.trainer.args import TransferArguments
 
 TYPES = (ModelOptions, TrainDataOptions, TransferArguments)
 

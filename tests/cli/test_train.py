@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 import hf_transfer as ht
 from hf_transfer.cli import main
-from hf_transfer.run_record import RunRecord
-from tests.checkpoints import save_timm_resnet
-from tests.image_files import write_classes
-from tests.quick_train import LABELS, train
+from hf_transfer.reporting.record import RunRecord
+from tests.helpers.checkpoints import save_timm_resnet
+from tests.helpers.image_files import write_classes
+from tests.helpers.quick_train import LABELS, train
 
 
 @pytest.fixture(scope="module")

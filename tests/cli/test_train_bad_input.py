@@ -12,8 +12,8 @@ import PIL.Image
 import pytest
 
 from hf_transfer.hub.staging import is_allowed
-from hf_transfer.run_record import RunRecord
-from tests.quick_train import LABELS, train
+from hf_transfer.reporting.record import RunRecord
+from tests.helpers.quick_train import LABELS, train
 
 
 def _odd_images(folder: Path) -> Path:

@@ -17,10 +17,10 @@ from transformers import (
 )
 
 from hf_transfer.cli import main
-from hf_transfer.run_record import RunRecord
-from tests import every_transformers_class
-from tests.checkpoints import save_vit
-from tests.image_files import write_classes
+from hf_transfer.reporting.record import RunRecord
+from tests.helpers import every_transformers_class
+from tests.helpers.checkpoints import save_vit
+from tests.helpers.image_files import write_classes
 
 LABELS = ("ant", "bee", "cat", "dog")
 

@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoModelForImageClassification
 
 from hf_transfer.cli import main
-from tests.checkpoints import save_vit
+from tests.helpers.checkpoints import save_vit
 
 
 @pytest.fixture(scope="module")

@@ -29,9 +29,9 @@ from hf_transfer.data import collate, decode_image, eval_transform, transforms
 from hf_transfer.features import extract_features, store
 from hf_transfer.features.cache_folder import CacheFolder
 from hf_transfer.features.extraction import fill
-from tests import labelled_images, tiny
 from tests.distributed.killed import attempt
-from tests.training import arguments, logged
+from tests.helpers import labelled_images, tiny
+from tests.helpers.training import arguments, logged
 
 IMAGES = 200
 ROW_BYTES = 64 * 1024

@@ -25,10 +25,10 @@ import torch
 from transformers import TrainerCallback
 
 import hf_transfer as ht
-from hf_transfer import checkpoint_trainer
-from hf_transfer.trainer import TransferTrainer
+from hf_transfer.trainer import base as checkpoint_trainer
+from hf_transfer.trainer.trainer import TransferTrainer
 from tests.distributed import runs
-from tests.training import AugmentedImages, RandomImages
+from tests.helpers.training import AugmentedImages, RandomImages
 
 MOMENTS = 10
 TWO_PHASES = ht.TransferPlan(

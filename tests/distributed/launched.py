@@ -25,13 +25,13 @@ from transformers import Trainer, TrainerCallback, ViTForImageClassification
 from transformers.distributed import DistributedConfig
 
 import hf_transfer as ht
-from hf_transfer import trainer as trainer_module
 from hf_transfer.data import collate
 from hf_transfer.diagnosis.measuring import measure
 from hf_transfer.errors import InterruptedTrainingError, NonFiniteLossError, ReplicasDifferError
-from tests import labelled_images
+from hf_transfer.trainer import trainer as trainer_module
 from tests.distributed import runs
-from tests.training import RandomImages, arguments
+from tests.helpers import labelled_images
+from tests.helpers.training import RandomImages, arguments
 
 torch.set_num_threads(1)
 RANK = int(os.environ.get("RANK", "0"))

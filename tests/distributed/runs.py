@@ -17,8 +17,8 @@ from transformers import TrainerCallback
 import hf_transfer as ht
 from hf_transfer.data import train_transform
 from hf_transfer.features import store
-from tests import labelled_images, tiny
-from tests.training import RandomImages, arguments
+from tests.helpers import labelled_images, tiny
+from tests.helpers.training import RandomImages, arguments
 
 GLOBAL_BATCH = 8
 # Borders inside an epoch of 4 steps, one of them at a fraction of it.

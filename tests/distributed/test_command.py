@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from transformers import ViTImageProcessor
 
-from tests import tiny
 from tests.distributed import command
-from tests.image_files import write_classes
+from tests.helpers import tiny
+from tests.helpers.image_files import write_classes
 
 pytestmark = pytest.mark.slow
 LABELS = ("ant", "bee", "cat")

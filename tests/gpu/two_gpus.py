@@ -14,7 +14,7 @@ import torch
 
 import hf_transfer as ht
 from tests.distributed import runs
-from tests.training import RandomImages, arguments, logged
+from tests.helpers.training import RandomImages, arguments, logged
 
 # Measured on no GPU yet: wide enough for TF32 and other kernels, far below what diverging ranks show.
 TOLERANCE = {"fp32": 5e-3, "fp16": 5e-2}

@@ -1,0 +1,3 @@
+"""The figures of a run, drawn from plain data."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""A head solved on a model's features."""
+
+from __future__ import annotations

@@ -1,0 +1,257 @@
+"""Loading of pretrained image classifiers with a head for the labels at hand."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers.utils import logging as transformers_logging
+
+from hf_transfer.architectures.lookup import INFERRED, registry_key, wrap
+from hf_transfer.data import with_image_size, with_num_channels
+from hf_transfer.errors import ModelError
+from hf_transfer.models.architecture_names import bare_config, bare_processor, is_bare_name
+from hf_transfer.models.channels import change_channels
+from hf_transfer.models.heads import check_loaded, draw_new_head
+from hf_transfer.models.image_size import resize_input
+from hf_transfer.models.origins import (
+    BaseModel,
+    folder_origin,
+    hub_origin,
+    random_origin,
+    remember_origin,
+    resolve_revision,
+)
+from hf_transfer.models.timm_interop import complete_timm_config
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model, its image processor and its origin."""
+
+    model: nn.Module
+    processor: Any
+    base: BaseModel
+    new_head: bool
+
+
+def load_for_training(
+    name: str,
+    label_names: Sequence[str],
+    *,
+    revision: str | None = None,
+    reset_head: bool = False,
+    seed: int = 42,
+    image_size: int | None = None,
+    num_channels: int | None = None,
+) -> LoadedModel:
+    """Load a pretrained classifier, fitted to the labels and images at hand.
+
+    Exactly the head is new where the number of labels is another one or the checkpoint has no head; everything else is
+    the checkpoint's, bit for bit. Saved, the result is an ordinary checkpoint.
+
+    Args:
+        name: Hub id, local folder, or a bare name such as `timm:resnet18` or `transformers:vit`, which gives random
+            weights and a warning.
+        label_names: In the order of the class indices.
+        revision: Branch, tag or commit of a Hub repository.
+        reset_head: Draw a new head even if the checkpoint has one with the same number of labels.
+        seed: Of the new weights; the global random state is left as it was.
+        image_size: Side of the images in pixels; None takes what the processor says.
+        num_channels: 1 (grey), 3 or 4 (with opacity); None keeps the model's.
+
+    Raises:
+        ModelError: The checkpoint is not found, is not an image classifier, lacks weights beside the head, or cannot
+            take such images.
+    """
+    revision = _resolved(name, revision)
+    config = _load_config(name, revision, len(label_names))
+    config.id2label, config.label2id = dict(enumerate(label_names)), {n: i for i, n in enumerate(label_names)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if is_bare_name(name):
+            logger.warning("%s names an architecture: there are no pretrained weights, all of them are random.", name)
+            model, new_head, processor = _build(name, config), True, bare_processor(config)
+        else:
+            model, info = _load_model(name, revision, config)
+            new_head, processor = check_loaded(model, name, info), load_processor(name, revision)
+    if not is_bare_name(name) and (new_head or reset_head):
+        draw_new_head(model, seed)
+    if num_channels is not None:
+        model, processor = change_channels(model, num_channels), with_num_channels(processor, num_channels)
+    if image_size is not None:
+        model, processor = resize_input(model, image_size), with_image_size(processor, image_size)
+    complete_timm_config(model, processor)
+    return LoadedModel(model, processor, _noted_origin(name, revision, model), new_head or reset_head)
+
+
+def check_trainable(name: str, revision: str | None = None) -> None:
+    """Refuse what cannot be trained on images and labels, from its configuration alone, before any image is read.
+
+    Raises:
+        TransferError: The model is not found, has no image processor, takes no classification head, or other inputs
+            than one tensor of images.
+    """
+    model = load_structure(name, revision, num_labels=2)
+    if registry_key(model) != INFERRED:
+        _ = wrap(model).head
+    arguments = inspect.signature(model.forward).parameters
+    takes = "pixel_values" in arguments and "spatial_shapes" not in arguments
+    if not takes:
+        given = [each for each in arguments if each in ("input_ids", "pixel_attention_mask", "spatial_shapes")]
+        raise ModelError(
+            f"{type(model).__name__} cannot be trained on images as they are: it takes {', '.join(given)}, and not a "
+            "tensor of images alone (pixel_values). TransferTrainer trains it on a data set that gives these inputs; "
+            "hf-transfer train needs another model."
+        )
+    if is_bare_name(name):
+        bare_processor(_load_config(name, revision))
+    else:
+        load_processor(name, revision)
+
+
+def load_trained(folder: str, revision: str | None = None) -> LoadedModel:
+    """Load a classifier with the head that it has, to evaluate it.
+
+    Raises:
+        ModelError: The checkpoint is not found, is not an image classifier, or has no trained head.
+    """
+    if is_bare_name(folder):
+        raise ModelError(f"{folder} names an architecture without trained weights; give a Hub id or a folder.")
+    revision = _resolved(folder, revision)
+    model, info = _load_model(folder, revision, _load_config(folder, revision))
+    if check_loaded(model, folder, info):
+        raise ModelError(
+            f"{folder!r} has no trained classification head, or one for another number of labels than its config.json "
+            "says. Train it first: hf-transfer train."
+        )
+    return LoadedModel(model, load_processor(folder, revision), _noted_origin(folder, revision, model), False)
+
+
+def load_structure(name: str, revision: str | None = None, num_labels: int | None = None) -> nn.Module:
+    """Build a model without its weights, on the meta device: enough to see its layer groups.
+
+    Args:
+        name: Hub id or local folder, of which only the configuration is read; or a bare name such as `timm:resnet18`.
+        revision: Branch, tag or commit of a Hub repository.
+        num_labels: For the head; None keeps the checkpoint's.
+
+    Raises:
+        ModelError: The configuration is not found or is not that of an image classifier.
+    """
+    config = _load_config(name, revision, num_labels)
+    with torch.device("meta"):
+        return _build(name, config)
+
+
+def load_processor(name: str, revision: str | None = None) -> Any:
+    """Load a checkpoint's image processor.
+
+    Raises:
+        ModelError: There is none.
+    """
+    with _quiet():
+        return _load(AutoImageProcessor, name, revision)
+
+
+def label_names_of(model: nn.Module) -> tuple[str, ...]:
+    """A model's label names, in the order of the class indices."""
+    id2label: dict[int, str] = model.config.id2label  # type: ignore[assignment, union-attr]
+    return tuple(str(id2label[index]) for index in sorted(id2label))
+
+
+def _load_config(name: str, revision: str | None, num_labels: int | None = None) -> Any:
+    if is_bare_name(name):
+        return bare_config(name, num_labels)
+    config = _load(AutoConfig, name, revision, **({} if num_labels is None else {"num_labels": num_labels}))
+    arguments = getattr(config, "model_args", None)
+    if isinstance(arguments, dict):
+        # timm writes the number of classes there, too, and TimmWrapper then gives it twice and fails.
+        config.model_args = {key: value for key, value in arguments.items() if key != "num_classes"}
+    return config
+
+
+def _load_model(name: str, revision: str | None, config: Any) -> tuple[nn.Module, dict[str, Any]]:
+    """The classifier, and the account of missing and misfit weights that goes with it."""
+    with _quiet():
+        model, info = _load(
+            AutoModelForImageClassification,
+            name,
+            revision,
+            config=config,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    return model, info
+
+
+def _build(name: str, config: Any) -> nn.Module:
+    try:
+        with _quiet():
+            model: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError) as error:
+        raise _not_a_classifier(name, error) from error
+    return model
+
+
+def _load(loader: Any, name: str, revision: str | None, **options: Any) -> Any:
+    try:
+        return loader.from_pretrained(name, revision=revision or "main", trust_remote_code=False, **options)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+        if isinstance(error, OSError) and not Path(name).is_dir():
+            raise ModelError(
+                f"No model {name!r} was found: it is neither a folder here nor can it be read from the Hub "
+                f"({_first_line(error)}). Check the spelling, the connection (HF_HUB_OFFLINE), and your access to it."
+            ) from error
+        raise _not_a_classifier(name, error) from error
+
+
+def _not_a_classifier(name: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"{name!r} cannot be loaded as an image classifier: expected a folder or Hub repository with the config.json "
+        f"of a transformers or timm image model and safetensors weights; found: {_first_line(error)}"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:300]
+
+
+def _resolved(name: str, revision: str | None) -> str | None:
+    """The commit on the Hub that is loaded; of folders and bare names the revision as it was given."""
+    return revision if is_bare_name(name) or Path(name).exists() else resolve_revision(name, revision)
+
+
+def _noted_origin(name: str, revision: str | None, model: nn.Module) -> BaseModel:
+    """Where the weights of a model that was loaded here came from; noted on the model as well."""
+    if is_bare_name(name):
+        origin = random_origin(name, model)
+    else:
+        origin = folder_origin(name, model) if Path(name).is_dir() else hub_origin(name, revision, model)
+    remember_origin(model, origin)
+    return origin
+
+
+class _quiet:
+    """Keep transformers from listing every weight of the replaced head; the plan's table says what is new."""
+
+    def __enter__(self) -> None:
+        self._before = transformers_logging.get_verbosity()
+        self._bar = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+    def __exit__(self, *details: object) -> None:
+        transformers_logging.set_verbosity(self._before)
+        if self._bar:
+            transformers_logging.enable_progress_bar()

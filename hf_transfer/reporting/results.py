@@ -1,0 +1,246 @@
+"""The output folder of a run: checks before the first step, and the files that are written at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from hf_transfer.data import SkippedImage, decode_image
+from hf_transfer.diagnosis.result import FILE as DIAGNOSIS_FILE
+from hf_transfer.diagnosis.result import Diagnosis
+from hf_transfer.errors import OutputError
+from hf_transfer.evaluation import EvaluationReport, most_confident_errors, write_predictions
+from hf_transfer.figures.accuracy_by_depth import FILE as DEPTHS_FIGURE
+from hf_transfer.figures.layer_plan import PhaseSpan, confusion_matrix, layer_plan, learning_curves, worst_mistakes
+from hf_transfer.figures.learning_rate_range import learning_rate_range
+from hf_transfer.reporting.card import write_card
+from hf_transfer.reporting.html_report import write_report
+from hf_transfer.reporting.record import RunRecord
+from hf_transfer.reporting.verification_samples import remove_samples
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SKIPPED_FILE = "skipped_images.json"
+"""Names of images that were left out: they can tell of people, and so are in no file that is published."""
+# What a run leaves behind, as far as it says that the folder is one's.
+_RUN_FILES = ("config.json", "model.safetensors", "run.json", "transfer_plan.json", "trainer_state.json")
+_RUN_PATTERNS = (
+    *_RUN_FILES,
+    "README.md",
+    "report.html",
+    DIAGNOSIS_FILE,
+    "predictions*.parquet",
+    SKIPPED_FILE,
+    "*_results.json",
+    "preprocessor_config.json",
+    "probe.json",
+    "probe.safetensors",
+    "figures",
+    "earlier_run",
+    "checkpoint-*",
+)
+# Weights, and twice as much for the state of Adam.
+_SIZE_OF_CHECKPOINT = 3
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder that a run writes to.
+
+    Attributes:
+        path: The folder; need not exist.
+        resume: The run goes on from a checkpoint in the folder.
+        overwrite: The files of an earlier run may be removed; other files never are.
+    """
+
+    path: Path
+    resume: bool = False
+    overwrite: bool = False
+
+    def check(self) -> None:
+        """Check that the run may write here, before anything is loaded.
+
+        Raises:
+            OutputError: The path is a file, the folder cannot be written, or it holds another run.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"The output {self.path} is a file. Give a folder by --output_dir.")
+        earlier = self._earlier_run()
+        if earlier and not (self.resume or self.overwrite):
+            raise OutputError(
+                f"The output folder {self.path} holds another run ({', '.join(earlier[:4])}). Choose another "
+                "--output_dir, go on with that run by --resume_from_checkpoint true, or replace it by "
+                "--overwrite_output_dir."
+            )
+        existing = next(p for p in (self.path, *self.path.resolve().parents) if p.exists())
+        if not os.access(existing, os.W_OK):
+            raise OutputError(f"The output folder {self.path} cannot be written: no permission for {existing}.")
+
+    def check_space(self, model: nn.Module, checkpoints: int | None) -> None:
+        """Check that the disk holds the model and the checkpoints kept at one time.
+
+        Args:
+            model: What will be saved.
+            checkpoints: `save_total_limit`; one more exists while the oldest is not yet removed.
+
+        Raises:
+            OutputError: Too little space is left.
+        """
+        size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+        needed = size * (1 + _SIZE_OF_CHECKPOINT * ((checkpoints or 1) + 1)) + 2**24
+        existing = next(p for p in (self.path, *self.path.resolve().parents) if p.exists())
+        free = shutil.disk_usage(existing).free
+        if free < needed:
+            raise OutputError(
+                f"No space for the results: about {needed / 2**20:,.0f} MiB are needed at {self.path}, "
+                f"{free / 2**20:,.0f} MiB are free. Free some, choose another --output_dir, or set --save_strategy no."
+            )
+
+    def prepare(self) -> None:
+        """Make the folder, and remove the files of an earlier run where that was asked for.
+
+        Raises:
+            OutputError: The folder cannot be made.
+        """
+        try:
+            if self.overwrite and not self.resume:
+                for pattern in _RUN_PATTERNS:
+                    for found in self.path.glob(pattern):
+                        shutil.rmtree(found) if found.is_dir() else found.unlink()
+                remove_samples(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"The output folder {self.path} cannot be prepared: {error}.") from error
+
+    def _earlier_run(self) -> list[str]:
+        names = [name for name in _RUN_FILES if (self.path / name).exists()]
+        return names + sorted(found.name for found in self.path.glob("checkpoint-*"))
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """Predictions for one split.
+
+    Attributes:
+        report: The metrics.
+        logits: Shape `(images, classes)`.
+        labels: Shape `(images,)`.
+        images: The split, with the columns "image" and "name".
+    """
+
+    report: EvaluationReport
+    logits: npt.NDArray[np.floating]
+    labels: npt.NDArray[np.integer]
+    images: Dataset
+
+
+def write_results(
+    folder: Path, record: RunRecord, results: Sequence[SplitResult], skipped: Sequence[SkippedImage] = ()
+) -> None:
+    """Write everything but the model: plan, record, predictions, figures, card and report.
+
+    Args:
+        folder: The run's output folder.
+        record: The whole record of the run.
+        results: The evaluation split first.
+        skipped: Images that were left out; their names go into a file of their own, which is not published.
+
+    Raises:
+        OutputError: A file cannot be written; the model in the folder is not touched.
+    """
+    try:
+        record.save(folder / "run.json")
+        data = record.to_dict()
+        plan = data["training"]["plan"]
+        if plan is not None:
+            stated = plan if data["diagnosis"] is None else plan | {"diagnosis": data["diagnosis"]}
+            (folder / "transfer_plan.json").write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
+        for position, result in enumerate(results):
+            name = "predictions.parquet" if position == 0 else f"predictions_{result.report.split}.parquet"
+            _write_predictions(folder / name, result)
+        figures = _write_figures(folder / "figures", data, results[0])
+        write_card(folder, data, figures={path.stem: f"figures/{path.name}" for path in figures})
+        write_report(folder / "report.html", data, data["evaluation"], figures)
+        (folder / SKIPPED_FILE).unlink(missing_ok=True)
+        if skipped:
+            listed = json.dumps([asdict(image) for image in skipped], indent=2)
+            (folder / SKIPPED_FILE).write_text(listed + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"The results cannot be written to {folder}: {error}. The model there is whole.") from error
+
+
+def write_evaluation(folder: Path, result: SplitResult) -> None:
+    """Write metrics, predictions and figures of one split, without a training run.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
+    try:
+        figures = folder / "figures"
+        figures.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(result.report.to_dict(), indent=2)
+        (folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+        _write_predictions(folder / "predictions.parquet", result)
+        confusion_matrix(result.report, figures / "confusion_matrix.png")
+        _write_mistakes(figures / "worst_mistakes.png", result)
+    except OSError as error:
+        raise OutputError(f"The results cannot be written to {folder}: {error}.") from error
+
+
+def _write_predictions(path: Path, result: SplitResult) -> None:
+    names = [str(name) for name in result.images.with_format(None)["name"]]
+    write_predictions(path, names, result.logits, result.labels, result.report.label_names)
+
+
+def _write_figures(folder: Path, data: Mapping[str, Any], result: SplitResult) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    # A solved head has no rates to draw, and no steps: one point is no curve.
+    solved = data["training"].get("solved_head") is not None
+    plan = (None if solved else data["training"]["plan"]) or {"groups": [], "phases": []}
+    spans = [
+        PhaseSpan(p["name"], p["start_step"], p["end_step"]) for p in plan["phases"] if p["end_step"] > p["start_step"]
+    ]
+    written = (
+        None if solved else learning_curves(data["log_history"], folder / "learning_curves.png", spans),
+        learning_rate_range(data["training"].get("learning_rate_range") or [], folder / "learning_rate_range.png"),
+        layer_plan(plan["groups"], plan["phases"], folder / "layer_plan.png"),
+        confusion_matrix(result.report, folder / "confusion_matrix.png"),
+        _write_mistakes(folder / "worst_mistakes.png", result),
+        _write_depths(folder / DEPTHS_FIGURE, data["diagnosis"]),
+    )
+    return [path for path in written if path is not None]
+
+
+def _write_depths(path: Path, diagnosis: Mapping[str, Any] | None) -> Path | None:
+    return None if diagnosis is None else Diagnosis.from_dict(diagnosis).plot(path)
+
+
+def _write_mistakes(path: Path, result: SplitResult) -> Path | None:
+    wrong = most_confident_errors(result.logits, result.labels)
+    names = result.report.label_names
+    shifted = result.logits - result.logits.max(axis=1, keepdims=True)
+    confidence = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+    rows = [result.images.with_format(None)[int(index)] for index in wrong]
+    return worst_mistakes(
+        [decode_image(row["image"]) for row in rows],
+        [
+            {
+                "name": row["name"],
+                "label": names[int(result.labels[index])],
+                "prediction": names[int(result.logits[index].argmax())],
+                "confidence": float(confidence[index].max()),
+            }
+            for row, index in zip(rows, wrong, strict=True)
+        ],
+        path,
+    )

@@ -1,0 +1,3 @@
+"""The trainers: a thin seam to transformers' Trainer."""
+
+from __future__ import annotations

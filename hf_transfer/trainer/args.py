@@ -1,0 +1,317 @@
+"""`TransferArguments`: transformers' `TrainingArguments` with the fields of transfer learning."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import nn
+from transformers import TrainingArguments
+
+from hf_transfer.errors import ArgumentError, PlanError
+from hf_transfer.plans.plan import TransferPlan
+
+logger = logging.getLogger(__name__)
+
+_REENTRANT = (
+    "Reentrant activation checkpointing gives no gradient to layers behind a frozen part. Set use_reentrant to false "
+    "in activation_checkpointing_kwargs."
+)
+AUTO = "auto"
+"""The recipe that `hf_transfer.diagnosis` chooses, and the learning rate that a range test measures."""
+MemoryFormat = Literal["auto", "channels_last", "default"]
+if TYPE_CHECKING:
+    RateOrAuto = float
+else:
+
+    class RateOrAuto(float):
+        """A learning rate as text, for argparse: a number, or "auto"."""
+
+        def __new__(cls, text: Any) -> float | str:
+            return AUTO if text == AUTO else float(text)
+
+
+@dataclass
+class TransferArguments(TrainingArguments):
+    """Training arguments for `TransferTrainer`; all of transformers' own keep their names, defaults and meaning.
+
+    Raises:
+        ArgumentError: A value is not one of those listed, or flags contradict each other.
+    """
+
+    learning_rate: RateOrAuto = field(
+        default=5e-5,
+        metadata={
+            "help": "Peak learning rate of pretrained layers; or auto: measured by a range test when a phase begins.",
+        },
+    )
+    recipe: str | None = field(
+        default=None,
+        metadata={
+            "help": "How to train, by name, or auto: a diagnosis of the data chooses. `hf-transfer train --help` "
+            "lists the recipes."
+        },
+    )
+    recipe_options: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": 'Options of the recipe as JSON, such as \'{"k": 2, "layer_decay": 0.75}\'.'}
+    )
+    plan: str | None = field(default=None, metadata={"help": "JSON file with a transfer plan, instead of a recipe."})
+    norm: str | None = field(
+        default=None,
+        metadata={
+            "help": "Batch normalisation in trained layers: eval (keep the pretrained statistics) or train (adapt "
+            "them). Default: what the recipe says.",
+            "choices": ["eval", "train"],
+        },
+    )
+    memory_format: str = field(
+        default="auto",
+        metadata={
+            "help": "Memory layout of the model: channels_last, default, or auto, which takes channels_last for "
+            "networks with batch normalisation (faster on a CPU: benchmarks/RESULTS.md) and default for all others.",
+            "choices": ["auto", "channels_last", "default"],
+        },
+    )
+
+    allow_plan_change: bool = field(
+        default=False,
+        metadata={
+            "help": "Resume from a checkpoint of another plan, other data, another optimizer or seed: finished phases "
+            "that both plans share are kept, the next one is started fresh from the checkpoint's weights."
+        },
+    )
+
+    cache_features: str = field(
+        default="auto",
+        metadata={
+            "help": "Compute the frozen part of the network once and keep it on disk: auto (where it pays), on "
+            "(wherever it is exact), off.",
+            "choices": ["auto", "on", "off"],
+        },
+    )
+    cache_gb: float = field(
+        default=20.0,
+        metadata={
+            "help": "Most that the feature cache may take on disk, in GB; what was not used for longest is evicted. "
+            "Its folder is HF_TRANSFER_CACHE, else hf_transfer/features in HF_HOME."
+        },
+    )
+    cache_views: int = field(
+        default=0,
+        metadata={
+            "help": "With random augmentation: number of views of each image that are stored and used in turn. 0 "
+            "draws a new one each time and stores nothing."
+        },
+    )
+
+    solver: str | None = field(
+        default=None,
+        metadata={
+            "help": "How the recipes linear_probe and svm find the head: logistic (the default), svm, ridge or sgd "
+            "solve it on features that are computed once; none trains it by gradient steps.",
+            "choices": ["logistic", "svm", "ridge", "sgd", "none"],
+        },
+    )
+    layer: str | None = field(
+        default=None,
+        metadata={
+            "help": "What a solved head reads: last (the default), auto, or the name of a layer group; all "
+            "needs --allow_probe_file."
+        },
+    )
+    allow_probe_file: bool = field(
+        default=False,
+        metadata={
+            "help": "Where no ordinary checkpoint can hold a solved head, keep it in a probe file that hf_transfer "
+            "alone can load (hf_transfer.load_probe)."
+        },
+    )
+    class_weights: str | None = field(
+        default=None,
+        metadata={"help": "Of a solved head: balanced, or JSON from class index to weight, such as '{\"0\": 2.5}'."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.learning_rate = _rate_or_auto(self.learning_rate)
+        if isinstance(self.recipe_options, str):
+            try:
+                self.recipe_options = json.loads(self.recipe_options)
+            except ValueError as error:
+                raise ArgumentError(
+                    f"recipe_options must be a JSON object such as '{{\"k\": 2}}', found {self.recipe_options!r}."
+                ) from error
+        if self.recipe_options is not None and not isinstance(self.recipe_options, dict):
+            raise ArgumentError(f"recipe_options must be a JSON object, found {self.recipe_options!r}.")
+        self.class_weights = _class_weights(self.class_weights)
+        for name, allowed in (
+            ("solver", (None, "logistic", "svm", "ridge", "sgd", "none")),
+            ("norm", (None, "eval", "train")),
+            ("memory_format", ("auto", "channels_last", "default")),
+            ("cache_features", ("auto", "on", "off")),
+        ):
+            if getattr(self, name) not in allowed:
+                choices = ", ".join(str(value) for value in allowed if value is not None)
+                raise ArgumentError(f"{name} must be one of {choices}; found {getattr(self, name)!r}.")
+        if not self.cache_gb > 0 or self.cache_views < 0:
+            raise ArgumentError(
+                f"cache_gb must be above 0 and cache_views not below 0; found {self.cache_gb} and {self.cache_views}."
+            )
+        if self.recipe_options and self.recipe is None:
+            raise ArgumentError("recipe_options need a recipe: give --recipe NAME.")
+        if self.plan is not None and (self.recipe is not None or self.norm is not None):
+            raise ArgumentError(
+                "A plan file already says what is trained: give either --plan, or --recipe with its options."
+            )
+
+
+def measures_rate(args: TrainingArguments) -> bool:
+    """Whether the learning rate is to be measured: `learning_rate` is "auto"."""
+    rate: Any = args.learning_rate
+    return bool(rate == AUTO)
+
+
+def _rate_or_auto(given: Any) -> Any:
+    """A learning rate as a number, or "auto"."""
+    if given == AUTO or not isinstance(given, str):
+        return given
+    try:
+        return float(given)
+    except ValueError as error:
+        raise ArgumentError(f"learning_rate must be a number or auto, found {given!r}.") from error
+
+
+def _class_weights(given: Any) -> Any:
+    """Class weights as the solvers take them."""
+    if not isinstance(given, str) or given == "balanced":
+        return given
+    try:
+        return {int(index): float(weight) for index, weight in json.loads(given).items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ArgumentError(
+            f"class_weights must be balanced, or a JSON object from class index to weight, found {given!r}."
+        ) from error
+
+
+def check_processes(plan: TransferPlan, args: TrainingArguments) -> None:
+    """Check that a plan can be trained on the processes and devices of the run.
+
+    Raises:
+        PlanError: `nn.DataParallel` would be used, activation checkpointing is of the reentrant kind, FSDP1 flattens
+            parameters, or DeepSpeed would have to follow several phases.
+    """
+    if args.activation_checkpointing and (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+        raise PlanError(_REENTRANT)
+    if args.n_gpu > 1:
+        raise PlanError(
+            "A plan cannot be trained with nn.DataParallel, which Trainer uses for several devices in one process. "
+            "Start it with `accelerate launch`, or show one device only (CUDA_VISIBLE_DEVICES=0)."
+        )
+    deepspeed = getattr(args, "deepspeed", None) or _is_set("ACCELERATE_USE_DEEPSPEED")
+    if deepspeed and len(plan.phases) > 1:
+        raise PlanError(
+            f"DeepSpeed divides the trained parameters once, before the first step, and would never step those that a "
+            f"later phase unfreezes; this plan has the phases {', '.join(phase.name for phase in plan.phases)}. Use a "
+            "recipe of one phase such as last_blocks, or FSDP or DDP instead of DeepSpeed."
+        )
+    plugin = (getattr(args, "fsdp_plugin_args", None) or {}) if getattr(args, "fsdp", None) else {}
+    if plugin.get("fsdp_version", 2) == 1 and plugin.get("use_orig_params", True) is False:
+        raise PlanError(
+            "FSDP1 without use_orig_params flattens parameters and needs all of them trained, or none. Set "
+            "use_orig_params to true, or take FSDP2 (fsdp_version 2)."
+        )
+
+
+def without_averaging(plan: TransferPlan) -> TransferPlan:
+    """A plan for a model that is divided over processes: its phases leave the weights of their last step."""
+    averaged = [phase.name for phase in plan.phases if phase.average_from is not None]
+    if not averaged:
+        return plan
+    logger.warning(
+        "The mean of the weights is not taken of a model that is divided over processes: %s leave those of the last "
+        "step. Under DDP it would be.",
+        ", ".join(averaged),
+    )
+    return replace(plan, phases=tuple(replace(phase, average_from=None) for phase in plan.phases))
+
+
+def check_model(model: nn.Module) -> None:
+    """Check that gradients reach what is trained behind a frozen part.
+
+    Raises:
+        PlanError: The model checkpoints its activations in the reentrant way.
+    """
+    for module in model.modules():
+        checkpoint = getattr(module, "_gradient_checkpointing_func", None)
+        is_on = getattr(module, "gradient_checkpointing", False)
+        if is_on and getattr(checkpoint, "keywords", {}).get("use_reentrant"):
+            raise PlanError(_REENTRANT)
+
+
+def warn_of_missing_fsdp(accelerator: Any, args: TrainingArguments) -> None:
+    """Say that FSDP was asked for and is not used; where there is no GPU accelerate takes DDP without a word."""
+    kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
+    if (_is_set("ACCELERATE_USE_FSDP") or getattr(args, "fsdp", None)) and kind != "FSDP":
+        logger.warning(
+            "FSDP was asked for, but accelerate runs %s: it knows no FSDP without a GPU or the like. Each process "
+            "holds the whole model and optimizer.",
+            kind,
+        )
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes", "y", "on")
+
+
+def plan_from_arguments(args: TrainingArguments) -> TransferPlan | None:
+    """The plan that the arguments ask for, or None where they ask for none.
+
+    Raises:
+        ArgumentError: Recipe or options are unknown, or `norm` is set without a recipe that can take it.
+        PlanError: The plan file cannot be read.
+    """
+    from hf_transfer.plans import recipes
+
+    if not isinstance(args, TransferArguments):
+        return None
+    if args.plan is not None:
+        return TransferPlan.load(args.plan)
+    if args.recipe is None:
+        if args.norm is not None:
+            raise ArgumentError("norm needs a recipe: give --recipe NAME.")
+        return None
+    if args.recipe == AUTO:
+        raise ArgumentError(
+            "The recipe auto is chosen by a diagnosis of model and data, which arguments alone cannot make: pass "
+            "plan=ht.diagnose(model, dataset, processor).plan to the trainer, or use hf-transfer train --recipe auto."
+        )
+    options = dict(args.recipe_options) if isinstance(args.recipe_options, dict) else {}
+    if args.norm is not None and options.setdefault("norm", args.norm) != args.norm:
+        raise ArgumentError(f"--norm {args.norm} contradicts recipe_options, which say norm {options['norm']!r}.")
+    return recipes.get(args.recipe, **options)
+
+
+def agreed_plan(plan: TransferPlan | None, args: TrainingArguments, solved: bool = False) -> TransferPlan | None:
+    """The plan that is given, or the one that the arguments ask for.
+
+    Args:
+        plan: Given, or None.
+        args: May ask for one.
+        solved: Whether the trainer solves heads, and not trains them in steps.
+
+    Raises:
+        PlanError: Both are there, or the plan can only be solved.
+        ArgumentError: See `plan_from_arguments`.
+    """
+    from_arguments = plan_from_arguments(args)
+    if plan is not None and from_arguments is not None:
+        raise PlanError(
+            "A plan and a recipe (or plan file) in the arguments contradict each other: give one of the two."
+        )
+    agreed = plan if plan is not None else from_arguments
+    if agreed is not None and agreed.recipe == "svm" and not solved:
+        raise PlanError("The recipe svm is solved, not trained in steps: use LinearProbeTrainer, without solver none.")
+    return agreed

@@ -1,0 +1,167 @@
+"""hf_transfer.data.image_folders: labels and splits from the names of folders."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hf_transfer.data import load
+from hf_transfer.errors import DataError
+from tests.helpers.image_files import encoded, picture, write_classes
+
+
+def test_classes_are_folders(tmp_path: Path) -> None:
+    """class/file.jpg: names from folders in natural order, a fifth of each class for evaluation."""
+    data = load(str(write_classes(tmp_path / "pets", {"cat10": 5, "cat2": 10})))
+    assert data.label_names == ("cat2", "cat10")
+    assert data.evaluation_split == "train[stratified fifth, seed 42]"
+    assert data.counts == {
+        "train": {"cat2": 8, "cat10": 4},
+        "train[stratified fifth, seed 42]": {"cat2": 2, "cat10": 1},
+    }
+    assert (data.name, data.hub_id, data.test) == ("pets", None, None)
+    assert data.train is not None and data.train.column_names == ["image", "label", "name"]
+    assert set(data.train["name"]) < {f"cat{k}/{i}.png" for k in (2, 10) for i in range(10)}
+
+
+@pytest.mark.parametrize("word", ["validation", "val", "valid", "dev", "Val"])
+def test_validation_has_many_names(word: str, tmp_path: Path) -> None:
+    """The evaluation split is found under all of its usual names."""
+    write_classes(tmp_path / "train", {"a": 2, "b": 2})
+    write_classes(tmp_path / word, {"a": 1, "b": 2}, seed=50)
+    data = load(str(tmp_path))
+    assert data.evaluation_split == "validation"
+    assert data.counts["validation"] == {"a": 1, "b": 2}
+    assert data.validation is not None and data.validation["name"][0] == f"{word}/a/0.png"
+
+
+def test_test_is_for_evaluation_only_without_validation(tmp_path: Path) -> None:
+    """`test` is the evaluation split where it is alone, and kept for the end beside `validation`."""
+    write_classes(tmp_path / "train", {"a": 2, "b": 2})
+    write_classes(tmp_path / "test", {"a": 1, "b": 2}, seed=50)
+    alone = load(str(tmp_path))
+    assert (alone.evaluation_split, alone.test) == ("test", None)
+    assert set(alone.counts) == {"train", "test"}
+    write_classes(tmp_path / "val", {"a": 3, "b": 3}, seed=90)
+    both = load(str(tmp_path))
+    assert both.evaluation_split == "validation"
+    assert both.test is not None and len(both.test) == 3
+    assert set(both.counts) == {"train", "validation", "test"}
+
+
+def test_hidden_and_other_files_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Hidden files, notes, archives' leftovers, empty folders and loose images are no data."""
+    write_classes(tmp_path, {"a": 3, "b": 3})
+    for stray in ("a/.hidden.png", "a/Thumbs.db", "b/notes.txt", ".git/x/1.png", "__MACOSX/a/1.png", "loose.png"):
+        (tmp_path / stray).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / stray).write_bytes(encoded(picture(99)))
+    (tmp_path / "c").mkdir()
+    data = load(str(tmp_path))
+    assert data.label_names == ("a", "b")
+    assert sum(sum(counts.values()) for counts in data.counts.values()) == 6
+    assert "c in train holds no images" in caplog.text
+    assert "left out, 1 of them" in caplog.text
+
+
+def test_folders_inside_classes_belong_to_the_class(tmp_path: Path) -> None:
+    """The label is the first folder below the split, however deep the file lies; links are followed once."""
+    write_classes(tmp_path / "data" / "a", {"deep": 2})
+    write_classes(tmp_path / "data", {"b": 2})
+    (tmp_path / "data" / "b" / "again").symlink_to(tmp_path / "data")
+    write_classes(tmp_path / "elsewhere", {"c": 2}, seed=60)
+    (tmp_path / "data" / "c").symlink_to(tmp_path / "elsewhere" / "c")
+    data = load(str(tmp_path / "data"))
+    assert set(data.label_names) == {"a", "b", "c"}
+    assert data.train is not None and "a/deep/0.png" in [*data.train["name"], *data.validation["name"]]
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    """Vehicles: with images right inside, `train` is a class like any other."""
+    data = load(str(write_classes(tmp_path, {"bus": 2, "car": 2, "train": 2})))
+    assert data.label_names == ("bus", "car", "train")
+
+
+def test_names_that_differ_in_case_are_different_classes(tmp_path: Path) -> None:
+    """We do not guess that Cat and cat are the same."""
+    assert load(str(write_classes(tmp_path, {"Cat": 2, "cat": 2, "dog": 2}))).label_names == ("Cat", "cat", "dog")
+
+
+def test_folders_beside_splits_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Images beside the splits would be lost silently otherwise."""
+    write_classes(tmp_path / "train", {"a": 2, "b": 2})
+    write_classes(tmp_path, {"extra": 2}, seed=70)
+    assert load(str(tmp_path)).label_names == ("a", "b")
+    assert "extra" in caplog.text
+
+
+def test_unlabelled_test_images_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Competitions ship a test folder without classes: it cannot measure anything."""
+    write_classes(tmp_path / "train", {"a": 5, "b": 5})
+    write_classes(tmp_path, {"test": 3}, seed=80)
+    data = load(str(tmp_path))
+    assert data.evaluation_split.startswith("train[")
+    assert "without folders of classes" in caplog.text
+
+
+def test_unlabelled_train_or_validation_is_an_error(tmp_path: Path) -> None:
+    """Images of a split that are in no class's folder have no label."""
+    write_classes(tmp_path, {"train": 3, "test": 3})
+    with pytest.raises(DataError, match="train split holds images without labels"):
+        load(str(tmp_path))
+    shutil.rmtree(tmp_path / "train")
+    write_classes(tmp_path / "train", {"a": 2, "b": 2})
+    write_classes(tmp_path, {"val": 2})
+    with pytest.raises(DataError, match="validation split holds images without labels"):
+        load(str(tmp_path))
+
+
+def test_empty_split_is_an_error(tmp_path: Path) -> None:
+    """A split's folder without images is a mistake, not a missing split."""
+    write_classes(tmp_path / "train", {"a": 2, "b": 2})
+    (tmp_path / "val" / "a").mkdir(parents=True)
+    with pytest.raises(DataError, match="'val' of the validation split holds no images"):
+        load(str(tmp_path))
+
+
+def test_two_folders_for_one_split_are_an_error(tmp_path: Path) -> None:
+    """val and dev both mean validation: we do not choose."""
+    for name in ("train", "val", "dev"):
+        write_classes(tmp_path / name, {"a": 2, "b": 2})
+    with pytest.raises(DataError, match="'dev' and 'val' both mean the validation split"):
+        load(str(tmp_path))
+
+
+def test_folders_without_images_or_labels_say_so(tmp_path: Path) -> None:
+    """No images, and images without class folders, are different mistakes."""
+    with pytest.raises(DataError, match="holds no images. Expected an image folder"):
+        load(str(tmp_path))
+    (tmp_path / "1.png").write_bytes(encoded(picture()))
+    with pytest.raises(DataError, match="holds images without labels"):
+        load(str(tmp_path))
+
+
+def test_name_is_never_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The folder one is in is named by its name, and nothing in the record tells where it lies."""
+    write_classes(tmp_path / "pets", {"a": 2, "b": 2})
+    monkeypatch.chdir(tmp_path / "pets")
+    data = load(".")
+    assert data.name == "pets"
+    assert str(tmp_path) not in str(data.to_dict())
+    with caplog.at_level(logging.DEBUG):
+        assert load("../pets/").to_dict() == data.to_dict()
+
+
+def test_file_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    """A name that is not UTF-8 cannot go into tables and JSON."""
+    write_classes(tmp_path, {"a": 2, "b": 2})
+    try:
+        (tmp_path / "a" / "caf\udce9.png").write_bytes(encoded(picture()))
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    with pytest.raises(DataError, match="not valid UTF-8"):
+        load(str(tmp_path))

@@ -1,9 +1,0 @@
-"""A small local Hub: real HTTP, the part of the Hub's API that publishing uses, faults on request."""
-
-from __future__ import annotations
-
-from tests.hub_server.faults import Fault
-from tests.hub_server.repositories import Repository, Token
-from tests.hub_server.server import HubServer
-
-__all__ = ["Fault", "HubServer", "Repository", "Token"]
