@@ -123,7 +123,7 @@ def is_there(rows: list[dict[str, Any]], data_set: str, size: int, seed: int, jo
 
 def write(file: Path, results: dict[str, Any]) -> None:
     """Write results with the versions they come from, never half."""
-    from hf_transfer.reporting.record import collect_hardware, collect_versions
+    from hf_transfer.utils.environment import collect_hardware, collect_versions
 
     file.parent.mkdir(parents=True, exist_ok=True)
     half = file.with_suffix(".part")

@@ -26,7 +26,7 @@ def extract(rank: int, world: int, folder: Path, setting: tuple[Any, Any, Any], 
     import torch
     from torch import distributed
 
-    from hf_transfer.features import extract_features
+    from hf_transfer.features.extract import extract_features
 
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=world)
@@ -68,7 +68,7 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     from linear_probe import setting
 
-    from hf_transfer.reporting.record import collect_hardware, collect_versions
+    from hf_transfer.utils.environment import collect_hardware, collect_versions
 
     with tempfile.TemporaryDirectory() as folder:
         model, processor, images, _ = setting(options, Path(folder))

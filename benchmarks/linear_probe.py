@@ -196,7 +196,7 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
-    from hf_transfer.reporting.record import collect_hardware, collect_versions
+    from hf_transfer.utils.environment import collect_hardware, collect_versions
 
     print(json.dumps({k: v for k, v in results.items() if k not in SIDES}, indent=2))
     path.write_text(

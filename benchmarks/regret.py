@@ -254,7 +254,7 @@ def in_own_process(animals: Path | None, data_set: str, size: int, seed: int) ->
 
 def write(file: Path, results: Row) -> None:
     """Write results with the versions they come from, never half."""
-    from hf_transfer.reporting.record import collect_hardware, collect_versions
+    from hf_transfer.utils.environment import collect_hardware, collect_versions
 
     half = file.with_suffix(".part")
     half.write_text(json.dumps(results | {"versions": collect_versions(), "hardware": collect_hardware()}, indent=1))

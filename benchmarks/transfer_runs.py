@@ -15,7 +15,8 @@ import hf_transfer as ht
 from hf_transfer.data import collate, eval_transform, train_transform
 from hf_transfer.features import LAST
 from hf_transfer.features.depths import layers_at_depths
-from hf_transfer.linear_probe.solving import judge_layers, solve_head
+from hf_transfer.linear_probe.layer_choice import judge_layers
+from hf_transfer.linear_probe.solving import solve_head
 from hf_transfer.solvers.joined import distinct, solve_joined
 
 PROBES = ("probe_last", "probe_best_depth", "probe_all_depths")

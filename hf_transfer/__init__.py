@@ -9,11 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hf_transfer.architectures.lookup import ModelWrapper, list_wrappers, register_wrapper, select, wrap
-    from hf_transfer.architectures.selectors import LayerGroup
+    from hf_transfer.architectures.layer_groups import LayerGroup
+    from hf_transfer.architectures.lookup import list_wrappers, register_wrapper, select, wrap
+    from hf_transfer.architectures.wrapper import ModelWrapper
     from hf_transfer.diagnosis.running import diagnose
     from hf_transfer.errors import TransferError
-    from hf_transfer.features import extract_features
+    from hf_transfer.features.extract import extract_features
     from hf_transfer.hub.publishing import publish
     from hf_transfer.linear_probe.probe_file import load_probe
     from hf_transfer.models.truncation import truncate, truncation_points
@@ -52,16 +53,16 @@ __all__ = [
 ]
 
 _HOME = {
-    "LayerGroup": "architectures.selectors",
+    "LayerGroup": "architectures.layer_groups",
     "LinearProbeTrainer": "trainer.probe_trainer",
-    "ModelWrapper": "architectures.lookup",
+    "ModelWrapper": "architectures.wrapper",
     "Phase": "plans.plan",
     "TransferArguments": "trainer.args",
     "TransferError": "errors",
     "TransferPlan": "plans.plan",
     "TransferTrainer": "trainer.trainer",
     "diagnose": "diagnosis.running",
-    "extract_features": "features",
+    "extract_features": "features.extract",
     "frozen": "phases.freezing",
     "list_wrappers": "architectures.lookup",
     "load_probe": "linear_probe.probe_file",

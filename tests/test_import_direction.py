@@ -23,10 +23,7 @@ _LINES = (
 ORDER = [name for line in _LINES for name in line.split()]
 # Imports against the order that are still to be cut.
 TO_CUT = {
-    ("features", "phases"),
     ("figures", "diagnosis"),
-    ("linear_probe", "phases"),
-    ("linear_probe", "reporting"),
     ("reporting", "hub"),
     ("reporting", "diagnosis"),
     ("trainer", "diagnosis"),

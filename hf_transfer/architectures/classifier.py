@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from hf_transfer.utils.modules import is_inside
+
 
 def classifier_paths(model: nn.Module) -> tuple[str, ...]:
     """Module paths of a timm model's classifiers; empty for a model without a head, and for other models.
@@ -62,11 +64,6 @@ def inferred_classifier_paths(model: nn.Module, units: Sequence[str]) -> tuple[s
         return _from(modules[unit], unit, path)
     shape = fitting[0][2]
     return tuple(p for unit, path, other in fitting if other == shape for p in _from(modules[unit], unit, path))
-
-
-def is_inside(name: str, paths: Sequence[str]) -> bool:
-    """Whether a parameter or module is one of `paths`, or lies below one."""
-    return any(name == path or name.startswith(f"{path}.") for path in paths)
 
 
 def _last_linear(unit: nn.Module, path: str) -> tuple[str, tuple[int, ...]]:

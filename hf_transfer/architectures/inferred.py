@@ -15,9 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_transfer.architectures.classifier import classifier_paths, inferred_classifier_paths, is_inside
-from hf_transfer.architectures.lookup import INFERRED, GroupDraft, ModelWrapper, norm_modules, register_wrapper
-from hf_transfer.architectures.selectors import Role
+from hf_transfer.architectures.classifier import classifier_paths, inferred_classifier_paths
+from hf_transfer.architectures.layer_groups import Role
+from hf_transfer.architectures.norms import norm_modules
+from hf_transfer.architectures.registry import INFERRED, register
+from hf_transfer.architectures.wrapper import GroupDraft, ModelWrapper
+from hf_transfer.utils.modules import is_inside
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +29,7 @@ _COMMON_IMAGE_SIZES = (224, 32, 64, 28)
 _SHOWN: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-@register_wrapper(INFERRED)
+@register(INFERRED)
 class InferredWrapper(ModelWrapper):
     """Layer groups guessed from the module tree and the order of execution; warns with the table, once per model."""
 

@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hf_transfer.architectures.classifier import is_inside
-from hf_transfer.architectures.lookup import GroupDraft, ModelWrapper, register_wrapper
-from hf_transfer.architectures.selectors import Role
+from hf_transfer.architectures.layer_groups import Role
+from hf_transfer.architectures.registry import register
+from hf_transfer.architectures.wrapper import GroupDraft, ModelWrapper
 from hf_transfer.errors import ArgumentError, LayerGroupError
+from hf_transfer.utils.modules import is_inside
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def register_layout(*model_types: str, layout: Layout, replace: bool = False) ->
     """
     name = "".join(part.capitalize() for part in re.split(r"\W|_", model_types[0])) if model_types else ""
     wrapper = type(f"{name}Wrapper", (LayoutWrapper,), {"layout": layout, "__doc__": f"Wrapper of {name}."})
-    return register_wrapper(*model_types, replace=replace)(wrapper)
+    return register(*model_types, replace=replace)(wrapper)
 
 
 def _block_of(patterns: tuple[str, ...], name: str) -> tuple[tuple[int, ...], str] | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hf_transfer.architectures.layout import Layout, LayoutWrapper
-from hf_transfer.architectures.lookup import GroupDraft, ModelWrapper, register_wrapper
+from hf_transfer.architectures.registry import register
+from hf_transfer.architectures.wrapper import GroupDraft, ModelWrapper
 from hf_transfer.errors import UnknownArchitectureError
 
 REFUSED = {
@@ -13,7 +14,7 @@ REFUSED = {
 }
 
 
-@register_wrapper("perceiver")
+@register("perceiver")
 class PerceiverWrapper(LayoutWrapper):
     """Perceiver: self-attention layers between a cross-attention that reads the image and one that writes the answer.
 
@@ -34,7 +35,7 @@ class PerceiverWrapper(LayoutWrapper):
         return tuple(g.name for g in self.layer_groups if g.role == "block") if runs > 1 else ()
 
 
-@register_wrapper(*REFUSED)
+@register(*REFUSED)
 class RefusedWrapper(ModelWrapper):
     """An architecture that is registered as an image classifier, but cannot be trained as one."""
 

@@ -11,9 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
-from hf_transfer.architectures.lookup import GroupDraft
-from hf_transfer.architectures.selectors import Role
+from hf_transfer.architectures.layer_groups import Role
 from hf_transfer.architectures.timm_layouts import MATCH_PREV_GROUP
+from hf_transfer.architectures.wrapper import GroupDraft
 
 Matcher = Mapping[str, Any] | Callable[[str], Any]
 _UNMATCHED = "\0unmatched"

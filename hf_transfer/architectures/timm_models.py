@@ -9,19 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from hf_transfer.architectures.classifier import classifier_paths, is_inside
-from hf_transfer.architectures.lookup import (
-    TIMM,
-    TIMM_WRAPPER,
-    Granularity,
-    GroupDraft,
-    ModelWrapper,
-    register_wrapper,
-)
-from hf_transfer.architectures.selectors import LayerGroup
+from hf_transfer.architectures.classifier import classifier_paths
+from hf_transfer.architectures.layer_groups import LayerGroup
+from hf_transfer.architectures.registry import TIMM, TIMM_WRAPPER, register
 from hf_transfer.architectures.timm_grouping import Matcher, body_groups, with_stage_names, with_unique_names
 from hf_transfer.architectures.timm_layouts import LAYOUTS, Patterns, TimmLayout
+from hf_transfer.architectures.wrapper import Granularity, GroupDraft, ModelWrapper
 from hf_transfer.errors import LayerGroupError
+from hf_transfer.utils.modules import is_inside
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +24,7 @@ logger = logging.getLogger(__name__)
 _WARNED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-@register_wrapper(TIMM, TIMM_WRAPPER)
+@register(TIMM, TIMM_WRAPPER)
 class TimmModelWrapper(ModelWrapper):
     """Layer groups of a timm model.
 

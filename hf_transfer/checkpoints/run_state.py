@@ -14,8 +14,8 @@ from transformers import TrainingArguments
 from hf_transfer.architectures.lookup import architecture_name
 from hf_transfer.data.identity import data_fingerprint, transform_description
 from hf_transfer.errors import PlanError
-from hf_transfer.phases.freezing import named_parameters
 from hf_transfer.plans.plan import TransferPlan
+from hf_transfer.utils.modules import named_parameters
 
 STATE_FILE = "transfer_state.json"
 # What decides which images a step sees, and what is drawn at random.

@@ -18,8 +18,8 @@ from hf_transfer.diagnosis.running import check_budget, diagnose
 from hf_transfer.errors import ArgumentError
 from hf_transfer.models.loading import LoadedModel
 from hf_transfer.models.timm_interop import PLAN_FILE
-from hf_transfer.reporting.record import write_atomically
 from hf_transfer.trainer.args import AUTO, TransferArguments
+from hf_transfer.utils.files import write_atomically
 from hf_transfer.utils.privacy import check_private
 
 # Flags that say the same as an option of the recipe, which then is left to them.

@@ -23,7 +23,8 @@ from hf_transfer.evaluation import METRIC_TITLES, MetricValue, evaluate_predicti
 from hf_transfer.linear_probe.probe_file import is_probe, load_probe
 from hf_transfer.models.loading import label_names_of, load_trained
 from hf_transfer.reporting.record import RunRecord
-from hf_transfer.reporting.results import RunFolder, SplitResult, write_evaluation
+from hf_transfer.reporting.results import SplitResult, write_evaluation
+from hf_transfer.reporting.run_folder import RunFolder
 from hf_transfer.trainer.args import TransferArguments
 from hf_transfer.trainer.trainer import TransferTrainer
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from hf_transfer.architectures.lookup import ModelWrapper, architecture_name, wrap
+from hf_transfer.architectures.lookup import architecture_name, wrap
+from hf_transfer.architectures.wrapper import ModelWrapper
 from hf_transfer.cli.options import parse
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.errors import ArgumentError

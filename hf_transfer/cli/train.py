@@ -33,13 +33,16 @@ from hf_transfer.models.loading import LoadedModel, check_trainable
 from hf_transfer.plans import recipes
 from hf_transfer.plans.plan import TransferPlan
 from hf_transfer.reporting.card import render_card, validate_metadata
-from hf_transfer.reporting.record import RunRecord, collect_hardware, collect_versions
-from hf_transfer.reporting.results import SKIPPED_FILE, RunFolder, SplitResult, write_results
+from hf_transfer.reporting.record import RunRecord
+from hf_transfer.reporting.results import SKIPPED_FILE, SplitResult, write_results
+from hf_transfer.reporting.run_folder import RunFolder
 from hf_transfer.reporting.verification_samples import write_samples
-from hf_transfer.trainer.args import TransferArguments, check_processes, measures_rate, plan_from_arguments
+from hf_transfer.trainer.args import TransferArguments, measures_rate, plan_from_arguments
+from hf_transfer.trainer.checks import check_processes
 from hf_transfer.trainer.probe_trainer import LinearProbeTrainer, solves
 from hf_transfer.trainer.run_record import make_record
 from hf_transfer.trainer.trainer import TransferTrainer
+from hf_transfer.utils.environment import collect_hardware, collect_versions
 from hf_transfer.utils.privacy import check_private, sanitise_command
 
 DESCRIPTION = (

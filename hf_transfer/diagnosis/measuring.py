@@ -24,8 +24,8 @@ from hf_transfer.diagnosis.sampling import IntArray, Sample, draw_sample, image_
 from hf_transfer.diagnosis.timing import timed
 from hf_transfer.diagnosis.twin import CALIBRATION_IMAGES, calibrate, has_statistics, looks_untrained, random_twin
 from hf_transfer.errors import DataError, ModelError
-from hf_transfer.features import extract_features
 from hf_transfer.features.depths import DEPTHS, layers_at_depths
+from hf_transfer.features.extract import extract_features
 from hf_transfer.features.reading import model_inputs, pixel_values
 from hf_transfer.models.image_size import native_image_size
 from hf_transfer.models.truncation import truncation_points

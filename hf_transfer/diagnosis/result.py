@@ -22,7 +22,7 @@ from hf_transfer.errors import ArgumentError, OutputError
 from hf_transfer.figures.accuracy_by_depth import accuracy_by_depth, short_names
 from hf_transfer.figures.style import shortened
 from hf_transfer.plans.plan import TransferPlan
-from hf_transfer.reporting.record import write_atomically
+from hf_transfer.utils.files import write_atomically
 
 FILE = "diagnosis.json"
 _WIDTH = 100

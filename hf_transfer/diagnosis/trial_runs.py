@@ -21,9 +21,9 @@ from hf_transfer.diagnosis.candidates import HEAD, Candidate
 from hf_transfer.diagnosis.measurements import ALL
 from hf_transfer.diagnosis.trials import Hits
 from hf_transfer.errors import DataError
-from hf_transfer.features import extract_features
 from hf_transfer.features.depths import layers_at_depths
-from hf_transfer.linear_probe.solving import labels_of
+from hf_transfer.features.extract import extract_features
+from hf_transfer.linear_probe.labels import labels_of
 from hf_transfer.plans.plan import Phase, TransferPlan
 from hf_transfer.plans.recipes import get
 from hf_transfer.solvers.joined import distinct, solve_joined

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hf_transfer.architectures.lookup import norm_modules, wrap
+from hf_transfer.architectures.lookup import wrap
+from hf_transfer.architectures.norms import norm_modules
 from hf_transfer.errors import ModelError
 from hf_transfer.models.random_weights import draw_random_weights
 from hf_transfer.models.rebuilding import remake

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_transfer.architectures.layer_groups import LayerGroup
 from hf_transfer.architectures.lookup import wrap
-from hf_transfer.architectures.selectors import LayerGroup
 from hf_transfer.errors import CacheError, CutError, DataError
 from hf_transfer.feature_cache.check import CHECK_IMAGES, find_cut
 from hf_transfer.feature_cache.columns import CutColumns, costs_of, prefix_tensors, row_bytes

@@ -13,10 +13,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_leaves
 
-from hf_transfer.architectures.selectors import LayerGroup
+from hf_transfer.architectures.layer_groups import LayerGroup
 from hf_transfer.errors import CutError
 from hf_transfer.feature_cache.cut import Captured, Cut, boundaries, passive_modules
 from hf_transfer.feature_cache.trace import Trace, traced
+from hf_transfer.utils.modules import eval_mode
 
 # Images of the check: captured as three and two, used as two and three others.
 CHECK_IMAGES = 5
@@ -89,7 +90,7 @@ def _run_whole(model: nn.Module, images: torch.Tensor, trained: Collection[str])
     Raises:
         CutError: It cannot be run.
     """
-    with _eval_mode(model):
+    with eval_mode(model):
         try:
             with torch.no_grad():
                 first, small = traced(model, images[_USED[0]])
@@ -123,7 +124,7 @@ def check_cut(cut: Cut, images: torch.Tensor, trained: Collection[str], whole: W
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         in_training = cut.capture(images[_CAPTURED[0]])  # the caller's mode: training, with what is frozen in eval
-    with _eval_mode(cut.model):
+    with eval_mode(cut.model):
         started = time.perf_counter()
         with torch.no_grad():
             parts = [cut.capture(images[rows]) for rows in _CAPTURED]
@@ -196,15 +197,3 @@ def _check_equal(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]
         difference = float((one.detach().float() - other.detach().float()).abs().max()) if other.numel() else 0.0
         if not difference <= _TOLERANCE * max(scale, 1e-6):
             raise CutError(f"{what} (by {difference:.2g} of {scale:.2g})")
-
-
-@contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    training = {module: module.training for module in model.modules()}
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode

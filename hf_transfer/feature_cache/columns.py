@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_transfer.architectures.classifier import is_inside
-from hf_transfer.architectures.selectors import LayerGroup
+from hf_transfer.architectures.layer_groups import LayerGroup
 from hf_transfer.feature_cache.costs import Costs
 from hf_transfer.feature_cache.cut import Cut
 from hf_transfer.feature_cache.packing import Layout
@@ -18,6 +17,7 @@ from hf_transfer.features.extraction import Columns
 from hf_transfer.features.fingerprints import tensor_names
 from hf_transfer.features.norm_fusion import FUSION_IMAGES, NormFusion
 from hf_transfer.features.reading import Row, pixel_values
+from hf_transfer.utils.modules import is_inside
 
 # A backward pass computes gradients of weights and of inputs, each about as dear as the forward pass.
 _BACKWARD = 2

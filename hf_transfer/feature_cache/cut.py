@@ -18,9 +18,10 @@ import torch
 from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from hf_transfer.architectures.selectors import LayerGroup
+from hf_transfer.architectures.layer_groups import LayerGroup
 from hf_transfer.errors import CutError
-from hf_transfer.feature_cache.trace import Leaf, NoBoundary, Trace, device_of, leaves_of, pairs
+from hf_transfer.feature_cache.trace import Leaf, NoBoundary, Trace, leaves_of, pairs
+from hf_transfer.utils.modules import device_of
 
 _STUB = "_hf_transfer_stub"
 

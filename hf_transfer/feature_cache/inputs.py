@@ -20,7 +20,8 @@ from hf_transfer.features.fingerprints import (
     transform_of,
     versions,
 )
-from hf_transfer.features.reading import PIXELS, Row, own_random_numbers, pixel_values
+from hf_transfer.features.reading import PIXELS, Row, pixel_values
+from hf_transfer.utils.random_state import own_random_numbers
 
 # So many images that a transform which changes half of them is caught, save once in 65,000 times.
 _TRIED = 16

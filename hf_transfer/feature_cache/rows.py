@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from hf_transfer.data.transforms import LightAugmentation, StandardAugmentation
 from hf_transfer.feature_cache.packing import Packer
 from hf_transfer.features.fingerprints import transform_of
-from hf_transfer.features.reading import own_random_numbers, seed_random_numbers
+from hf_transfer.utils.random_state import own_random_numbers, seed_random_numbers
 
 
 class PackedRows(Dataset[Any]):

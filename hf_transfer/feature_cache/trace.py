@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from hf_transfer.errors import CutError
+from hf_transfer.utils.modules import device_of
 
 # Two batches tell a dimension that grows with the batch from one that does not.
 _BATCHES = (2, 3)
@@ -159,11 +160,6 @@ def _without_storage(model: nn.Module) -> nn.Module:
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
     return twin
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's parameters are."""
-    return next(model.parameters()).device
 
 
 def pairs(first: Sequence[Any], second: Sequence[Any]) -> Iterator[tuple[tuple[Leaf, ...], TreeSpec]]:

@@ -14,7 +14,8 @@ from typing import Any
 from huggingface_hub import constants
 
 from hf_transfer.errors import CacheError
-from hf_transfer.features.store import ENTRY_FILE, Entry, FeatureStore, in_use, is_in_use, write_json
+from hf_transfer.features.store import ENTRY_FILE, Entry, FeatureStore, in_use, is_in_use
+from hf_transfer.utils.files import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from hf_transfer.architectures.lookup import architecture_name
 from hf_transfer.data.columns import is_image_feature
-from hf_transfer.phases.freezing import digests
+from hf_transfer.utils.hashing import digests
 
 # Whose versions change pixels or features in the last digits.
 # To be raised where the same model and images give other digits than before; 2: batch normalisation is fused.

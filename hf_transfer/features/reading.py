@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +14,7 @@ from hf_transfer.data import eval_transform
 from hf_transfer.data.columns import is_image_feature
 from hf_transfer.data.transforms import EvalTransform
 from hf_transfer.errors import ArgumentError, DataError
+from hf_transfer.utils.random_state import own_random_numbers
 
 PIXELS = "pixel_values"
 Row = Mapping[str, Any]
@@ -128,29 +127,3 @@ def pixel_values(rows: Sequence[Row]) -> torch.Tensor:
         sizes = ", ".join(sorted({"×".join(map(str, image.shape)) for image in images})[:5])
         raise DataError(f"Images differ in size ({sizes}). Set one size: --image_size N, or a processor that crops.")
     return torch.stack(images)
-
-
-@contextlib.contextmanager
-def own_random_numbers(seed: int | None = None) -> Iterator[None]:
-    """Random numbers of Python, NumPy and torch that start from a seed inside, and go on as before outside.
-
-    Args:
-        seed: None goes on inside as outside, too.
-    """
-    python, numpy, own = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    if seed is not None:
-        seed_random_numbers(seed)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(own)
-
-
-def seed_random_numbers(seed: int) -> None:
-    """Let the global random numbers of Python, NumPy and torch (on the CPU) start from a seed."""
-    seed %= 2**32
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_transfer.errors import CacheError
+from hf_transfer.utils.files import write_json
 
 SCHEMA = 1
 ENTRY_FILE = "entry.json"
@@ -215,19 +216,6 @@ class FeatureStore:
 
     def _mark(self, number: int) -> Path:
         return self.folder / CHUNKS / f"{number:06d}.json"
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write plain data so that the file is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(data, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

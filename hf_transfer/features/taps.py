@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from hf_transfer.architectures.classifier import is_inside
-from hf_transfer.architectures.lookup import ModelWrapper, wrap
-from hf_transfer.architectures.selectors import LayerGroup
+from hf_transfer.architectures.layer_groups import LayerGroup
+from hf_transfer.architectures.lookup import wrap
+from hf_transfer.architectures.wrapper import ModelWrapper
 from hf_transfer.errors import ArgumentError, ModelError
+from hf_transfer.utils.modules import is_inside
 
 LAST = "last"
 Layers = Literal["all", "last"] | Sequence[str]

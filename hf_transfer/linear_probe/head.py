@@ -17,11 +17,11 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hf_transfer.architectures.classifier import is_inside
 from hf_transfer.architectures.lookup import wrap
 from hf_transfer.errors import ModelError
 from hf_transfer.features import head_branches
 from hf_transfer.solvers import LinearHead
+from hf_transfer.utils.modules import is_inside
 
 # Of float32 scores against float64 ones, relative to the largest score.
 _TOLERANCE = 1e-3

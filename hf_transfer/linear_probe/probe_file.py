@@ -20,7 +20,6 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from hf_transfer.architectures.classifier import is_inside
 from hf_transfer.architectures.lookup import wrap
 from hf_transfer.data import eval_transform
 from hf_transfer.errors import ModelError
@@ -30,9 +29,11 @@ from hf_transfer.features.reading import model_inputs, pixel_values, read_batche
 from hf_transfer.features.taps import TapReader
 from hf_transfer.models.loading import LoadedModel, label_names_of, load_trained
 from hf_transfer.models.memory_format import set_memory_format
-from hf_transfer.phases.freezing import digests
-from hf_transfer.reporting.record import collect_versions, write_atomically
 from hf_transfer.solvers import LinearHead
+from hf_transfer.utils.environment import collect_versions
+from hf_transfer.utils.files import write_atomically
+from hf_transfer.utils.hashing import digests
+from hf_transfer.utils.modules import is_inside
 
 PROBE_FILE, PROBE_WEIGHTS = "probe.json", "probe.safetensors"
 SCHEMA = 1

@@ -7,25 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import datasets
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from hf_transfer.architectures.lookup import wrap
-from hf_transfer.errors import ArgumentError, DataError, TruncationError
-from hf_transfer.features import LAST, extract_features
+from hf_transfer.errors import ArgumentError, TruncationError
+from hf_transfer.features import LAST
 from hf_transfer.features.depths import layers_at_depths
+from hf_transfer.features.extract import extract_features
 from hf_transfer.features.reading import model_inputs, pixel_values
 from hf_transfer.features.taps import Layers
 from hf_transfer.linear_probe.head import check_head, has_bias, write_head
+from hf_transfer.linear_probe.labels import labels_of
+from hf_transfer.linear_probe.layer_choice import LayerChoice, LayerEvidence, judge_layers, latest_within_one_error
 from hf_transfer.linear_probe.probe_file import ProbeHead
 from hf_transfer.models.truncation import truncate, truncation_points
-from hf_transfer.solvers import ClassWeights, Problem, SolvedHead, ridge_held_out, solve
+from hf_transfer.solvers import ClassWeights, Problem, SolvedHead, solve
 from hf_transfer.solvers.joined import distinct, solve_joined
-from hf_transfer.solvers.ridge import RIDGE_REGULARISATIONS
 from hf_transfer.solvers.rotation import rotate
 from hf_transfer.utils.distributed import on_first_rank
 
@@ -35,42 +34,6 @@ AUTO, ALL = "auto", "all"
 _FLAG = "--allow_probe_file (in Python allow_probe_file=True)"
 # Enough images to see a head that is not affine, in one small forward pass.
 _CHECKED_IMAGES = 8
-_LABELS = ("labels", "label", "label_ids")
-
-
-@dataclass(frozen=True)
-class LayerEvidence:
-    """How well a ridge classifier on one layer does on held-out images.
-
-    Attributes:
-        layer: Name of the group, or "last".
-        accuracy: Held-out accuracy.
-        behind_best: By how much it is behind the best layer's.
-        standard_error: Of that difference, over the same images.
-    """
-
-    layer: str
-    accuracy: float
-    behind_best: float
-    standard_error: float
-
-
-@dataclass(frozen=True)
-class LayerChoice:
-    """Which layer the head reads, and why.
-
-    Attributes:
-        asked: "auto", "last", "all" or a group's name.
-        layer: What the head reads: "last", or the group that the model was truncated after; with a probe file any
-            group, or "all".
-        reason: In words.
-        evidence: By layer, from input to output; empty where none was gathered.
-    """
-
-    asked: str
-    layer: str
-    reason: str
-    evidence: tuple[LayerEvidence, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -187,50 +150,6 @@ def _solve(
     return own, solve_joined(parts, labels, solver, known=known, **options)
 
 
-def labels_of(dataset: Any) -> tuple[Any, Any]:
-    """How to get the labels of a data set without decoding its images twice.
-
-    Returns:
-        A function that gives the labels `(images,)`, and the data set to read the images from before it is called.
-    """
-    if isinstance(dataset, datasets.Dataset):
-        name = next((name for name in _LABELS if name in dataset.column_names), None)
-        if name is None:
-            raise DataError(f"A head needs labels: no column {' or '.join(_LABELS)} in {dataset.column_names}.")
-        return lambda: np.asarray(dataset.with_format(None)[name][:]), dataset
-    recording = _Recording(dataset)
-    return recording.labels, recording
-
-
-class _Recording(Dataset[Any]):
-    """A data set that remembers the labels of the rows that were read."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-        self._found: dict[int, Any] = {}
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        row = self.dataset[index]
-        name = next((name for name in _LABELS if isinstance(row, Mapping) and name in row), None)
-        if name is None:
-            raise DataError(f"A head needs labels: image {index} has none of {', '.join(_LABELS)}.")
-        try:
-            self._found[index] = int(row[name])
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError(f"A head is solved for one label to an image; that of image {index} is none.") from error
-        return row
-
-    def labels(self) -> npt.NDArray[np.integer[Any]]:
-        """Labels of all images; rows that were read elsewhere, by a worker or another rank, are read here."""
-        for index in range(len(self)):
-            if index not in self._found:
-                self[index]
-        return np.array([self._found[index] for index in range(len(self))], np.int64)
-
-
 @dataclass(frozen=True)
 class _Source:
     """Where features come from, and how layers are judged."""
@@ -308,45 +227,6 @@ def _native(model: nn.Module, evidence: Sequence[LayerEvidence]) -> str:
     native = [layer for layer in evidence if layer.layer in points]
     best = max(native, key=lambda layer: layer.accuracy)
     return f" The best that one can end at is {best.layer!r} (held-out accuracy {best.accuracy:.3f})."
-
-
-def judge_layers(
-    features: Mapping[str, Any],
-    labels: Any,
-    classes: int | None = None,
-    class_weights: ClassWeights = None,
-    seed: int = 0,
-) -> tuple[LayerEvidence, ...]:
-    """Held-out accuracy of a ridge classifier on each layer, compared with the best over the same images.
-
-    Args:
-        features: By layer, from input to output, `(images, channels)`.
-        labels: `(images,)`.
-        classes: Number of classes.
-        class_weights: See `hf_transfer.solvers.solve`.
-        seed: Of the folds, where images are few.
-    """
-    right = {}
-    for name, values in features.items():
-        problem = Problem.of(values, labels, classes, class_weights)
-        held_out = ridge_held_out(problem, RIDGE_REGULARISATIONS, seed=seed)
-        hits = (held_out.scores.argmax(axis=2) == problem.labels)[:, held_out.rows]
-        weights = problem.image_weights[held_out.rows]
-        right[name] = hits[np.average(hits, axis=1, weights=weights).argmax()]
-    accuracies = {name: float(np.average(hits, weights=weights)) for name, hits in right.items()}
-    best = max(accuracies, key=lambda name: accuracies[name])
-    found = []
-    for name, hits in right.items():
-        difference = right[best].astype(float) - hits
-        mean = float(np.average(difference, weights=weights))
-        variance = float(np.average((difference - mean) ** 2, weights=weights))
-        found.append(LayerEvidence(name, accuracies[name], mean, float(np.sqrt(variance / len(hits)))))
-    return tuple(found)
-
-
-def latest_within_one_error(evidence: Sequence[LayerEvidence]) -> str:
-    """The layer closest to the output that is at most one standard error behind the best."""
-    return next(e.layer for e in reversed(evidence) if e.behind_best <= e.standard_error)
 
 
 def _samples(dataset: Any, processor: Any) -> torch.Tensor:

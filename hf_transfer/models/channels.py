@@ -10,14 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_transfer.errors import ModelError
-from hf_transfer.models.rebuilding import (
-    is_timm_model,
-    remake,
-    timm_arguments,
-    transplant,
-    vision_config,
-)
-from hf_transfer.models.timm_interop import is_timm_wrapper
+from hf_transfer.models.rebuilding import remake, transplant, vision_config
+from hf_transfer.models.timm_interop import is_timm_model, is_timm_wrapper, timm_arguments
 
 CHANNEL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, NotImplementedError)

@@ -11,16 +11,14 @@ from torch import nn
 
 from hf_transfer.errors import ModelError
 from hf_transfer.models.origins import carry_origin
-from hf_transfer.models.rebuilding import (
+from hf_transfer.models.rebuilding import remake, transplant, vision_config
+from hf_transfer.models.timm_interop import (
     is_timm_model,
-    remake,
+    is_timm_wrapper,
     timm_architecture,
     timm_arguments,
     timm_inner,
-    transplant,
-    vision_config,
 )
-from hf_transfer.models.timm_interop import is_timm_wrapper
 
 # Models take sizes that are a multiple of a patch, of the total stride, or of a window times the stride.
 _COMMON_STEPS = (2, 4, 7, 8, 14, 16, 32, 64, 224)

@@ -14,7 +14,8 @@ from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import logging as transformers_logging
 
-from hf_transfer.architectures.lookup import INFERRED, registry_key, wrap
+from hf_transfer.architectures.lookup import registry_key, wrap
+from hf_transfer.architectures.registry import INFERRED
 from hf_transfer.data import with_image_size, with_num_channels
 from hf_transfer.errors import ModelError
 from hf_transfer.models.architecture_names import bare_config, bare_processor, is_bare_name

@@ -17,37 +17,10 @@ from transformers import PreTrainedModel
 
 from hf_transfer.errors import ModelError
 from hf_transfer.models.origins import carry_origin
-from hf_transfer.models.timm_interop import is_timm_wrapper
+from hf_transfer.models.timm_interop import is_timm_wrapper, timm_architecture, timm_arguments
 
 # Name, old value and a new one of the wanted shape; returns what to put there, or None if it knows no way.
 Fit = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor | None]
-
-
-def is_timm_model(model: nn.Module) -> bool:
-    """Whether a model is of timm, bare or inside transformers' wrapper."""
-    return is_timm_wrapper(model) or timm_architecture(model) is not None
-
-
-def timm_architecture(model: nn.Module) -> str | None:
-    """The name by which timm makes a model; None for a model of another library."""
-    if is_timm_wrapper(model):
-        return str(model.config.architecture)  # type: ignore[union-attr]
-    name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
-    return name if isinstance(name, str) and hasattr(model, "num_classes") else None
-
-
-def timm_inner(model: nn.Module) -> Any:
-    """The timm model itself, without transformers' wrapper."""
-    return model.timm_model if is_timm_wrapper(model) else model
-
-
-def timm_arguments(model: nn.Module) -> dict[str, Any]:
-    """The arguments of `timm.create_model`, beside name and number of classes, that a model was made with."""
-    if is_timm_wrapper(model):
-        return dict(model.config.model_args or {})  # type: ignore[union-attr, arg-type]
-    from timm.models import get_model_args
-
-    return {name: value for name, value in get_model_args(model).items() if name != "num_classes"}
 
 
 def vision_config(model: nn.Module) -> Any:

@@ -8,7 +8,6 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 PLAN_FILE = "transfer_plan.json"
@@ -59,18 +58,28 @@ def strip_timm_prefix(folder: str | Path) -> None:
     temporary.replace(path)
 
 
-def restore_weights(model: nn.Module, checkpoint: str | Path) -> None:
-    """Load a checkpoint's weights into a transformers model, all of them.
+def is_timm_model(model: nn.Module) -> bool:
+    """Whether a model is of timm, bare or inside transformers' wrapper."""
+    return is_timm_wrapper(model) or timm_architecture(model) is not None
 
-    `save_pretrained` stores ViT, DINOv2 or Swin under the names of transformers 4; Trainer loads them by the names of
-    transformers 5, not strictly, and leaves out what does not fit with a warning. `from_pretrained` knows both.
 
-    Args:
-        model: Changed in place; other models than transformers' own, and sharded checkpoints, are left to Trainer.
-        checkpoint: A folder with `model.safetensors`.
-    """
-    if not isinstance(model, PreTrainedModel) or not (Path(checkpoint) / SAFE_WEIGHTS_NAME).is_file():
-        return
-    dtype = next(model.parameters()).dtype
-    stored = type(model).from_pretrained(checkpoint, config=copy.deepcopy(model.config), dtype=dtype)
-    model.load_state_dict(stored.state_dict())
+def timm_architecture(model: nn.Module) -> str | None:
+    """The name by which timm makes a model; None for a model of another library."""
+    if is_timm_wrapper(model):
+        return str(model.config.architecture)  # type: ignore[union-attr]
+    name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    return name if isinstance(name, str) and hasattr(model, "num_classes") else None
+
+
+def timm_inner(model: nn.Module) -> Any:
+    """The timm model itself, without transformers' wrapper."""
+    return model.timm_model if is_timm_wrapper(model) else model
+
+
+def timm_arguments(model: nn.Module) -> dict[str, Any]:
+    """The arguments of `timm.create_model`, beside name and number of classes, that a model was made with."""
+    if is_timm_wrapper(model):
+        return dict(model.config.model_args or {})  # type: ignore[union-attr, arg-type]
+    from timm.models import get_model_args
+
+    return {name: value for name, value in get_model_args(model).items() if name != "num_classes"}

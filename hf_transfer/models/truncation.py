@@ -28,13 +28,16 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_transfer.architectures.lookup import architecture_name, norm_parameter_names, wrap
-from hf_transfer.architectures.selectors import LayerGroup, select_groups
+from hf_transfer.architectures.layer_groups import LayerGroup
+from hf_transfer.architectures.lookup import architecture_name, wrap
+from hf_transfer.architectures.norms import norm_parameter_names
+from hf_transfer.architectures.selectors import select_groups
 from hf_transfer.errors import LayerGroupError, TruncationError
 from hf_transfer.models.channels import num_channels
 from hf_transfer.models.heads import head_tensors
 from hf_transfer.models.image_size import native_image_size
-from hf_transfer.models.rebuilding import is_timm_model, remake, timm_arguments, transplant, vision_config
+from hf_transfer.models.rebuilding import remake, transplant, vision_config
+from hf_transfer.models.timm_interop import is_timm_model, timm_arguments
 
 logger = logging.getLogger(__name__)
 

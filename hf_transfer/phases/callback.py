@@ -12,21 +12,22 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_transfer.architectures.selectors import LayerGroup
+from hf_transfer.architectures.layer_groups import LayerGroup
 from hf_transfer.phases.freezing import (
     Freezer,
     changed_tensors,
-    digests,
     frozen_changed,
     frozen_tensors,
-    named_parameters,
     phase_freeze_state,
     without,
 )
-from hf_transfer.phases.replicas import check_replicas, copy_from_first_rank, gather_from_ranks, replicated
+from hf_transfer.phases.replicas import check_replicas, copy_from_first_rank, replicated
 from hf_transfer.phases.resolved import PhaseClock, PhaseSteps
 from hf_transfer.phases.schedules import set_rates
 from hf_transfer.phases.weight_averaging import WeightAverage
+from hf_transfer.utils.distributed import gather_from_ranks
+from hf_transfer.utils.hashing import digests
+from hf_transfer.utils.modules import named_parameters
 
 logger = logging.getLogger(__name__)
 

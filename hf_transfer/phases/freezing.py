@@ -7,25 +7,22 @@ goes on updating its statistics, dropout and drop-path stay active, and a traini
 
 from __future__ import annotations
 
-import hashlib
-import re
 import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from hf_transfer.architectures.lookup import norm_parameter_names, wrap
-from hf_transfer.architectures.selectors import LayerGroup, select_groups
+from hf_transfer.architectures.layer_groups import LayerGroup
+from hf_transfer.architectures.lookup import wrap
+from hf_transfer.architectures.norms import norm_parameter_names
+from hf_transfer.architectures.selectors import select_groups
 from hf_transfer.errors import FrozenChangedError
 from hf_transfer.plans.plan import NormMode, Phase
-
-# What wrappers inside a model add to names: FSDP1, activation checkpointing of torch, torch.compile.
-_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)(?:\.|$)")
+from hf_transfer.utils.modules import _WRAPPERS, named_parameters
 
 
 @dataclass(frozen=True)
@@ -66,12 +63,6 @@ def freeze_state(
 def without(state: FreezeState, parameter_names: Collection[str]) -> FreezeState:
     """A state that does not train these parameters."""
     return replace(state, trained=state.trained.difference(parameter_names))
-
-
-def named_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """`model.named_parameters()` with the names that they had before parts of the model were wrapped."""
-    for name, parameter in model.named_parameters():
-        yield _WRAPPERS.sub("", name), parameter
 
 
 def phase_freeze_state(model: nn.Module, groups: Sequence[LayerGroup], phase: Phase) -> FreezeState:
@@ -170,11 +161,6 @@ def frozen_tensors(model: nn.Module, state: FreezeState) -> dict[str, torch.Tens
     return tensors
 
 
-def digests(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
-    """A hash of each tensor's bytes, shape and type."""
-    return {name: _digest(tensor) for name, tensor in tensors.items()}
-
-
 def changed_tensors(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     """Names of the tensors whose digest is not the same."""
     return [name for name, digest in before.items() if after.get(name) != digest]
@@ -198,14 +184,6 @@ def frozen_changed(names: Sequence[str], phase: str) -> FrozenChangedError:
         f"Frozen tensors changed in phase {phase!r}: {shown}. Something outside the plan wrote to them: a "
         "callback that unfreezes, or a module that updates itself in its forward pass."
     )
-
-
-def _digest(tensor: Any) -> str:
-    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # of a sharded tensor, this rank's part
-    data = local.detach().reshape(-1).cpu().contiguous()
-    content = hashlib.blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=16)
-    content.update(data.view(torch.uint8).numpy().data)
-    return content.hexdigest()
 
 
 def _outermost(paths: Sequence[str]) -> tuple[str, ...]:

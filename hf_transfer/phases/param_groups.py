@@ -9,11 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from hf_transfer.architectures.lookup import norm_parameter_names, wrap
-from hf_transfer.architectures.selectors import LayerGroup, select_groups
+from hf_transfer.architectures.layer_groups import LayerGroup
+from hf_transfer.architectures.lookup import wrap
+from hf_transfer.architectures.norms import norm_parameter_names
+from hf_transfer.architectures.selectors import select_groups
 from hf_transfer.errors import PlanError
-from hf_transfer.phases.freezing import named_parameters
 from hf_transfer.plans.plan import Phase, group_learning_rates
+from hf_transfer.utils.modules import named_parameters
 
 _TOKENS = re.compile(
     r"(^|[._])(cls_token|class_token|class_embedding|dist_token|distillation_token|reg_tokens?|register_tokens?"

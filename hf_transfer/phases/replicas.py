@@ -11,25 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from accelerate.utils import gather_object
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_transfer.errors import ReplicasDifferError
 from hf_transfer.phases.unused_parameters import find_unused_parameters
+from hf_transfer.utils.distributed import gather_from_ranks, is_distributed
 
 logger = logging.getLogger(__name__)
-
-
-def is_distributed() -> bool:
-    """Whether this process is one of several."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def gather_from_ranks(value: Any) -> list[Any]:
-    """The values of all processes, in the order of their ranks; all processes must call it."""
-    gathered: list[Any] = gather_object([value]) if is_distributed() else [value]
-    return gathered
 
 
 def rebuild_reducer(wrapped: nn.Module, ddp_handler: Any = None) -> bool:

@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 from transformers import TrainingArguments
 
-from hf_transfer.architectures.lookup import architecture_name, norm_parameter_names, wrap
-from hf_transfer.architectures.selectors import LayerGroup
+from hf_transfer.architectures.layer_groups import LayerGroup
+from hf_transfer.architectures.lookup import architecture_name, wrap
+from hf_transfer.architectures.norms import norm_parameter_names
 from hf_transfer.errors import PlanError
 from hf_transfer.phases.param_groups import OptimizerGroup, no_decay_names, optimizer_groups
 from hf_transfer.plans.plan import Phase, TransferPlan, group_learning_rates

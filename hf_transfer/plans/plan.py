@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hf_transfer.architectures.selectors import LayerGroup, Selector, check_selector, select_groups
+from hf_transfer.architectures.layer_groups import LayerGroup
+from hf_transfer.architectures.selectors import Selector, check_selector, select_groups
 from hf_transfer.errors import OutputError, PlanError
 
 if TYPE_CHECKING:
@@ -230,7 +231,8 @@ class TransferPlan:
             SelectorError: A phase selects nothing in this model.
             PlanError: The plan is for another architecture.
         """
-        from hf_transfer.architectures.lookup import architecture_name, norm_parameter_names, wrap
+        from hf_transfer.architectures.lookup import architecture_name, wrap
+        from hf_transfer.architectures.norms import norm_parameter_names
 
         self.check_architecture(architecture_name(model))
         groups = wrap(model).layer_groups

@@ -31,7 +31,7 @@ from hf_transfer.reporting.card_metadata import (
     users_license,
     validate_metadata,
 )
-from hf_transfer.reporting.record import write_atomically
+from hf_transfer.utils.files import write_atomically
 from hf_transfer.utils.hub_ids import is_repo_id
 from hf_transfer.utils.privacy import check_private
 

@@ -14,7 +14,7 @@ import jinja2
 from hf_transfer.errors import OutputError
 from hf_transfer.evaluation import METRIC_TITLES, ClassScore, EvaluationReport
 from hf_transfer.evaluation.tables import FULL_TABLE_CLASSES, SHOWN_AT_EACH_END, worst_and_best
-from hf_transfer.figures.layer_plan import ALT_TEXT
+from hf_transfer.figures.alt_text import ALT_TEXT
 
 _CAPTIONS: Mapping[str, str] = MappingProxyType(
     {

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import json
 import math
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from hf_transfer.errors import ArgumentError, OutputError
+from hf_transfer.errors import ArgumentError
+from hf_transfer.utils.environment import utc_now
+from hf_transfer.utils.files import write_atomically
 from hf_transfer.utils.privacy import check_private
 
 SCHEMA = 1
-_DISTRIBUTIONS = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "transformers": "transformers",
-    "timm": "timm",
-    "datasets": "datasets",
-    "accelerate": "accelerate",
-    "evaluate": "evaluate",
-    "huggingface_hub": "huggingface-hub",
-    "hf_transfer_learning": "hf-transfer-learning",
-}
 _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "versions": ("python",),
     "hardware": ("device",),
@@ -40,11 +26,6 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "timing": (),
     "evaluation": (),
 }
-
-
-def utc_now() -> str:
-    """The time in UTC, to the second, as ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,91 +143,6 @@ class RunRecord:
         except (OSError, ValueError) as error:
             raise ArgumentError(f"No run record can be read from {path}: {error}.") from error
         return cls.from_dict(data)
-
-
-def collect_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that a result depends on; what is not installed is left out."""
-    versions = {"python": platform.python_version()}
-    for name, distribution in _DISTRIBUTIONS.items():
-        try:
-            versions[name] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def collect_hardware(world_size: int = 1, device: str | None = None) -> dict[str, Any]:
-    """What the run runs on, without the names of host and user.
-
-    Args:
-        world_size: Number of processes that train.
-        device: Type of the device in use, such as `trainer.args.device.type`; None takes the accelerator that torch
-            finds, else "cpu".
-
-    Returns:
-        "device", "processor" (its model where the system tells it, else its architecture), "cores" that this process
-        may use, "accelerators" (names of those visible; empty on a CPU) and "world_size"; "machines" where these are
-        several.
-    """
-    import torch
-
-    if device is None:
-        found = torch.accelerator.current_accelerator(check_available=True)
-        device = "cpu" if found is None else found.type
-    # As torchrun and accelerate tell each process.
-    machines = world_size // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or world_size))
-    return {
-        "device": device,
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "accelerators": _accelerators(device),
-        "world_size": world_size,
-    } | ({"machines": machines} if machines > 1 else {})
-
-
-def _processor() -> str:
-    # On Linux platform.processor() gives the architecture or nothing.
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return next(filter(None, models), "") or platform.processor() or platform.machine()
-
-
-def _accelerators(device: str) -> list[str]:
-    import torch
-
-    if device == "cpu":
-        return []
-    backend = getattr(torch, device, None)
-    count = getattr(backend, "device_count", lambda: 1)()
-    named = getattr(backend, "get_device_name", None)
-    return [named(index) if named is not None else device for index in range(count)]
-
-
-def write_atomically(path: str | Path, text: str) -> None:
-    """Write a text file so that it is there whole or, after a failure, as it was before.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    target = Path(path)
-    # Not tempfile: its files can be read by their owner alone, and os.replace keeps that.
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise OutputError(
-            f"{target} cannot be written: {error.strerror or error}. Check the space on the disk and your permission."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _plain(value: Any, key: str) -> Any:

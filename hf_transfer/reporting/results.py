@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 from hf_transfer.data import SkippedImage, decode_image
 from hf_transfer.diagnosis.result import FILE as DIAGNOSIS_FILE
@@ -20,12 +17,14 @@ from hf_transfer.diagnosis.result import Diagnosis
 from hf_transfer.errors import OutputError
 from hf_transfer.evaluation import EvaluationReport, most_confident_errors, write_predictions
 from hf_transfer.figures.accuracy_by_depth import FILE as DEPTHS_FIGURE
-from hf_transfer.figures.layer_plan import PhaseSpan, confusion_matrix, layer_plan, learning_curves, worst_mistakes
+from hf_transfer.figures.confusion_matrix import confusion_matrix
+from hf_transfer.figures.layer_plan import layer_plan
+from hf_transfer.figures.learning_curves import PhaseSpan, learning_curves
 from hf_transfer.figures.learning_rate_range import learning_rate_range
+from hf_transfer.figures.mistakes import worst_mistakes
 from hf_transfer.reporting.card import write_card
 from hf_transfer.reporting.html_report import write_report
 from hf_transfer.reporting.record import RunRecord
-from hf_transfer.reporting.verification_samples import remove_samples
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -49,82 +48,6 @@ _RUN_PATTERNS = (
     "earlier_run",
     "checkpoint-*",
 )
-# Weights, and twice as much for the state of Adam.
-_SIZE_OF_CHECKPOINT = 3
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """The folder that a run writes to.
-
-    Attributes:
-        path: The folder; need not exist.
-        resume: The run goes on from a checkpoint in the folder.
-        overwrite: The files of an earlier run may be removed; other files never are.
-    """
-
-    path: Path
-    resume: bool = False
-    overwrite: bool = False
-
-    def check(self) -> None:
-        """Check that the run may write here, before anything is loaded.
-
-        Raises:
-            OutputError: The path is a file, the folder cannot be written, or it holds another run.
-        """
-        if self.path.exists() and not self.path.is_dir():
-            raise OutputError(f"The output {self.path} is a file. Give a folder by --output_dir.")
-        earlier = self._earlier_run()
-        if earlier and not (self.resume or self.overwrite):
-            raise OutputError(
-                f"The output folder {self.path} holds another run ({', '.join(earlier[:4])}). Choose another "
-                "--output_dir, go on with that run by --resume_from_checkpoint true, or replace it by "
-                "--overwrite_output_dir."
-            )
-        existing = next(p for p in (self.path, *self.path.resolve().parents) if p.exists())
-        if not os.access(existing, os.W_OK):
-            raise OutputError(f"The output folder {self.path} cannot be written: no permission for {existing}.")
-
-    def check_space(self, model: nn.Module, checkpoints: int | None) -> None:
-        """Check that the disk holds the model and the checkpoints kept at one time.
-
-        Args:
-            model: What will be saved.
-            checkpoints: `save_total_limit`; one more exists while the oldest is not yet removed.
-
-        Raises:
-            OutputError: Too little space is left.
-        """
-        size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
-        needed = size * (1 + _SIZE_OF_CHECKPOINT * ((checkpoints or 1) + 1)) + 2**24
-        existing = next(p for p in (self.path, *self.path.resolve().parents) if p.exists())
-        free = shutil.disk_usage(existing).free
-        if free < needed:
-            raise OutputError(
-                f"No space for the results: about {needed / 2**20:,.0f} MiB are needed at {self.path}, "
-                f"{free / 2**20:,.0f} MiB are free. Free some, choose another --output_dir, or set --save_strategy no."
-            )
-
-    def prepare(self) -> None:
-        """Make the folder, and remove the files of an earlier run where that was asked for.
-
-        Raises:
-            OutputError: The folder cannot be made.
-        """
-        try:
-            if self.overwrite and not self.resume:
-                for pattern in _RUN_PATTERNS:
-                    for found in self.path.glob(pattern):
-                        shutil.rmtree(found) if found.is_dir() else found.unlink()
-                remove_samples(self.path)
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"The output folder {self.path} cannot be prepared: {error}.") from error
-
-    def _earlier_run(self) -> list[str]:
-        names = [name for name in _RUN_FILES if (self.path / name).exists()]
-        return names + sorted(found.name for found in self.path.glob("checkpoint-*"))
 
 
 @dataclass(frozen=True)

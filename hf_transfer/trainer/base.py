@@ -18,7 +18,8 @@ from hf_transfer.checkpoints.folders import (
     note_best,
 )
 from hf_transfer.checkpoints.portable import unpacked
-from hf_transfer.models.timm_interop import complete_timm_config, is_timm_wrapper, restore_weights, strip_timm_prefix
+from hf_transfer.checkpoints.weights import restore_weights
+from hf_transfer.models.timm_interop import complete_timm_config, is_timm_wrapper, strip_timm_prefix
 
 
 class CheckpointTrainer(Trainer):

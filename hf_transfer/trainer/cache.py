@@ -15,10 +15,10 @@ from transformers.trainer_utils import has_length
 from hf_transfer.feature_cache.cache import FeatureCache
 from hf_transfer.feature_cache.decision import CacheDecision, CacheSettings
 from hf_transfer.feature_cache.rows import PackedRows, SeededCollator
-from hf_transfer.features.reading import own_random_numbers
 from hf_transfer.phases.callback import PhaseCallback
 from hf_transfer.plans.plan import TransferPlan
 from hf_transfer.trainer.base import CheckpointTrainer
+from hf_transfer.utils.random_state import own_random_numbers
 
 
 class CachingTrainer(CheckpointTrainer):

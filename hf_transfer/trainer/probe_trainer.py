@@ -16,10 +16,12 @@ from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, Train
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, denumpify_detensorize, speed_metrics
 
 from hf_transfer.errors import ArgumentError, PlanError
-from hf_transfer.features import LAST, extract_features
+from hf_transfer.features import LAST
+from hf_transfer.features.extract import extract_features
 from hf_transfer.linear_probe.head import classifiers
+from hf_transfer.linear_probe.labels import labels_of
 from hf_transfer.linear_probe.probe_file import joined, remove_probe, save_probe
-from hf_transfer.linear_probe.solving import HeadSolution, labels_of, solve_head
+from hf_transfer.linear_probe.solving import HeadSolution, solve_head
 from hf_transfer.models.memory_format import set_memory_format
 from hf_transfer.phases.resolved import resolve_plan
 from hf_transfer.plans.plan import Phase, TransferPlan

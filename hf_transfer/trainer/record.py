@@ -8,7 +8,8 @@ from hf_transfer.data import Preprocessing
 from hf_transfer.models.loading import label_names_of
 from hf_transfer.models.origins import base_model_of
 from hf_transfer.phases.resolved import NO_WARMUP
-from hf_transfer.reporting.record import RunRecord, collect_hardware, collect_versions
+from hf_transfer.reporting.record import RunRecord
+from hf_transfer.utils.environment import collect_hardware, collect_versions
 
 
 def training_facts(trainer: Any) -> dict[str, Any]:

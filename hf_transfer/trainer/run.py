@@ -17,11 +17,11 @@ from hf_transfer.checkpoints.run_state import RunState, run_state
 from hf_transfer.errors import PlanError
 from hf_transfer.phases.callback import PhaseCallback
 from hf_transfer.phases.early_stopping import PhaseStopping
-from hf_transfer.phases.freezing import named_parameters
 from hf_transfer.phases.resolved import ResolvedPlan
 from hf_transfer.phases.schedules import set_rates
 from hf_transfer.phases.weight_averaging import WeightAverage
 from hf_transfer.trainer.cache import CachingTrainer
+from hf_transfer.utils.modules import named_parameters
 
 
 class ResumingTrainer(CachingTrainer):

@@ -9,9 +9,10 @@ from hf_transfer.diagnosis.result import Diagnosis
 from hf_transfer.evaluation import EvaluationReport
 from hf_transfer.evaluation.calibration import Calibration
 from hf_transfer.models.origins import BaseModel
-from hf_transfer.reporting.record import RunRecord, collect_hardware, collect_versions
+from hf_transfer.reporting.record import RunRecord
 from hf_transfer.trainer.record import training_facts
 from hf_transfer.trainer.trainer import TransferTrainer
+from hf_transfer.utils.environment import collect_hardware, collect_versions
 from hf_transfer.utils.privacy import sanitise_command
 
 

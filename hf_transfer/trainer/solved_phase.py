@@ -12,7 +12,6 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
-from hf_transfer.architectures.classifier import is_inside
 from hf_transfer.architectures.lookup import wrap
 from hf_transfer.data.transforms import EvalTransform, LightAugmentation, StandardAugmentation
 from hf_transfer.errors import ArgumentError, DataError, LayerGroupError, ModelError
@@ -20,9 +19,11 @@ from hf_transfer.feature_cache.inputs import changes_at_random
 from hf_transfer.features.fingerprints import transform_of
 from hf_transfer.linear_probe.head import classifiers
 from hf_transfer.linear_probe.solving import HeadSolution, solve_head
-from hf_transfer.phases.freezing import check_unchanged, digests, frozen_tensors, phase_freeze_state
+from hf_transfer.phases.freezing import check_unchanged, frozen_tensors, phase_freeze_state
 from hf_transfer.phases.resolved import ResolvedPlan
 from hf_transfer.utils.distributed import first_reason, rank_and_world
+from hf_transfer.utils.hashing import digests
+from hf_transfer.utils.modules import is_inside
 
 logger = logging.getLogger(__name__)
 

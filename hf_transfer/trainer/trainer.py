@@ -17,26 +17,18 @@ from transformers.trainer_optimizer import is_optimizer_factory
 
 from hf_transfer.architectures.lookup import wrap
 from hf_transfer.errors import PlanError
-from hf_transfer.features.reading import own_random_numbers
 from hf_transfer.models.memory_format import set_memory_format
 from hf_transfer.models.random_weights import draw_random_weights
 from hf_transfer.models.timm_interop import PLAN_FILE
 from hf_transfer.phases.callback import PhaseCallback
 from hf_transfer.phases.early_stopping import PhaseStopping
-from hf_transfer.phases.freezing import named_parameters
 from hf_transfer.phases.param_groups import torch_groups
 from hf_transfer.phases.replicas import copy_from_first_rank, rebuild_reducer, unused_of_samples
 from hf_transfer.phases.resolved import PhaseClock, ResolvedPlan, resolve_plan, total_steps
 from hf_transfer.phases.schedules import make_scheduler
 from hf_transfer.plans.plan import TransferPlan
-from hf_transfer.trainer.args import (
-    TransferArguments,
-    agreed_plan,
-    check_model,
-    check_processes,
-    warn_of_missing_fsdp,
-    without_averaging,
-)
+from hf_transfer.trainer.args import TransferArguments, agreed_plan
+from hf_transfer.trainer.checks import check_model, check_processes, warn_of_missing_fsdp, without_averaging
 from hf_transfer.trainer.exact_evaluation import ExactEvaluationTrainer
 from hf_transfer.trainer.finite_loss import FiniteLossTrainer
 from hf_transfer.trainer.interrupts import InterruptCallback
@@ -45,6 +37,8 @@ from hf_transfer.trainer.progress import use_phase_progress
 from hf_transfer.trainer.publishing import PublishingTrainer
 from hf_transfer.trainer.range_test import RangeTestTrainer
 from hf_transfer.trainer.solved_phase import solve_first_phase
+from hf_transfer.utils.modules import named_parameters
+from hf_transfer.utils.random_state import own_random_numbers
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ import torch
 from transformers import Trainer
 
 from hf_transfer.feature_cache.rows import PackedRows, SeededCollator
-from hf_transfer.features.reading import own_random_numbers, read_batches
+from hf_transfer.features.reading import read_batches
 from hf_transfer.utils.distributed import rank_and_world
+from hf_transfer.utils.random_state import own_random_numbers
 
 
 @contextlib.contextmanager

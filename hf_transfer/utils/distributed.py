@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from accelerate.utils import gather_object
 from torch import distributed
 
 Value = TypeVar("Value")
@@ -58,3 +59,14 @@ def on_first_rank(compute: Callable[[], Value]) -> Value:
         raise result[0]
     found: Value = result[0]
     return found
+
+
+def is_distributed() -> bool:
+    """Whether this process is one of several."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def gather_from_ranks(value: Any) -> list[Any]:
+    """The values of all processes, in the order of their ranks; all processes must call it."""
+    gathered: list[Any] = gather_object([value]) if is_distributed() else [value]
+    return gathered

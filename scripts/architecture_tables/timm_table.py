@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import hf_transfer as ht
 from hf_transfer.architectures.classifier import classifier_paths
-from hf_transfer.architectures.selectors import LayerGroup
+from hf_transfer.architectures.layer_groups import LayerGroup
 from hf_transfer.architectures.timm_models import declared_layout
 from tests.helpers import timm_zoo
 

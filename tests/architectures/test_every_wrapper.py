@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import hf_transfer as ht
-from hf_transfer.architectures.lookup import Granularity
+from hf_transfer.architectures.wrapper import Granularity
 from tests.helpers import group_checks, tiny
 
 EVERY_MODEL = pytest.mark.parametrize("make", tiny.ALL_MODELS.values(), ids=tiny.ALL_MODELS)

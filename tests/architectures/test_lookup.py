@@ -16,20 +16,17 @@ from torch import nn
 import hf_transfer as ht
 from hf_transfer.architectures import lookup as registry
 from hf_transfer.architectures.inferred import InferredWrapper
+from hf_transfer.architectures.layer_groups import Role
 from hf_transfer.architectures.layout import Layout, LayoutWrapper
-from hf_transfer.architectures.lookup import (
-    GroupDraft,
-    ModelWrapper,
-    architecture_name,
-    norm_parameter_names,
-    owned_modules,
-    registry_key,
-)
+from hf_transfer.architectures.lookup import architecture_name, registry_key
+from hf_transfer.architectures.norms import norm_parameter_names
+from hf_transfer.architectures.registry import WRAPPERS
+from hf_transfer.architectures.wrapper import GroupDraft, ModelWrapper, owned_modules
 from hf_transfer.errors import ArgumentError, LayerGroupError, SelectorError, UnknownArchitectureError
 from tests.helpers import tiny
 
 ht.list_wrappers()
-ViTWrapper = registry._WRAPPERS["vit"]
+ViTWrapper = WRAPPERS["vit"]
 
 
 class Net(nn.Module):
@@ -62,12 +59,14 @@ class Drafted(ModelWrapper):
 
 
 @pytest.fixture(autouse=True)
-def own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_registry() -> Iterator[None]:
     """Registrations of a test are gone after it."""
     ht.list_wrappers()
-    monkeypatch.setattr(registry, "_WRAPPERS", dict(registry._WRAPPERS))
+    kept = dict(WRAPPERS)
     yield
-    registry._load_wrappers.cache_clear()
+    WRAPPERS.clear()
+    WRAPPERS.update(kept)
+    registry._load_plugins.cache_clear()
 
 
 def _entry_points(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None:
@@ -75,7 +74,7 @@ def _entry_points(monkeypatch: pytest.MonkeyPatch, *entries: EntryPoint) -> None
         return tuple(entry for entry in entries if entry.group == group)
 
     monkeypatch.setattr(registry, "entry_points", installed)
-    registry._load_wrappers.cache_clear()
+    registry._load_plugins.cache_clear()
 
 
 # --- registering -------------------------------------------------------------------------------------------------
@@ -161,7 +160,7 @@ except ArgumentError as error:
 ht.register_wrapper("vit", replace=True)(Mine)
 names = ht.list_wrappers()
 from hf_transfer.architectures import lookup as registry
-print(registry._WRAPPERS["vit"] is Mine, registry._WRAPPERS["swin"] is Mine, len(names) > 5)
+print(registry.WRAPPERS["vit"] is Mine, registry.WRAPPERS["swin"] is Mine, len(names) > 5)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["Already registered: swin. Pass replace=True to replace.", "True False True"]
@@ -329,7 +328,7 @@ def test_registry_keys() -> None:
 # --- modules of groups -------------------------------------------------------------------------------------------
 
 
-def _owned(model: nn.Module, *groups: tuple[str, registry.Role, str]) -> list[list[str]]:
+def _owned(model: nn.Module, *groups: tuple[str, Role, str]) -> list[list[str]]:
     """Groups are given by the prefix of their parameters."""
     names = [name for name, _ in model.named_parameters()]
     return owned_modules(
@@ -368,7 +367,7 @@ def test_modules_without_parameters_go_with_their_surroundings() -> None:
 def test_a_module_of_two_groups_is_split() -> None:
     """A container is listed whole where one group has it, by its children where two share it."""
     model = nn.Sequential(nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1)), nn.Sequential(nn.Linear(1, 1), nn.ReLU()))
-    groups: list[tuple[str, registry.Role, str]] = [("x", "block", "0.0"), ("y", "block", "0.1"), ("z", "block", "1")]
+    groups: list[tuple[str, Role, str]] = [("x", "block", "0.0"), ("y", "block", "0.1"), ("z", "block", "1")]
     assert _owned(model, *groups) == [["0.0"], ["0.1"], ["1"]]
     assert owned_modules(model, [GroupDraft("all", "block", [n for n, _ in model.named_parameters()])]) == [[""]]
 

@@ -7,10 +7,7 @@ import torch
 from torch import nn
 
 import hf_transfer as ht
-from hf_transfer.architectures.lookup import (
-    norm_modules,
-    norm_parameter_names,
-)
+from hf_transfer.architectures.norms import norm_modules, norm_parameter_names
 from tests.helpers import tiny
 
 

@@ -9,14 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_transfer.architectures.selectors import (
-    LayerGroup,
-    Role,
-    Selector,
-    check_partition,
-    check_selector,
-    select_groups,
-)
+from hf_transfer.architectures.layer_groups import LayerGroup, Role, check_partition
+from hf_transfer.architectures.selectors import Selector, check_selector, select_groups
 from hf_transfer.errors import LayerGroupError, PlanError, SelectorError
 
 # index: 0 stem, 1 to 4 blocks (two stages of two), 5 neck, 6 head

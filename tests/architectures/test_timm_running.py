@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import hf_transfer as ht
-from hf_transfer.architectures.lookup import ModelWrapper
-from hf_transfer.architectures.selectors import LayerGroup
-from hf_transfer.phases.freezing import check_unchanged, digests, frozen_tensors
+from hf_transfer.architectures.layer_groups import LayerGroup
+from hf_transfer.architectures.wrapper import ModelWrapper
+from hf_transfer.phases.freezing import check_unchanged, frozen_tensors
+from hf_transfer.utils.hashing import digests
 from tests.helpers import timm_zoo
 
 

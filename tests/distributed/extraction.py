@@ -26,8 +26,9 @@ from torch import distributed
 
 import hf_transfer as ht
 from hf_transfer.data import collate, decode_image, eval_transform, transforms
-from hf_transfer.features import extract_features, store
+from hf_transfer.features import store
 from hf_transfer.features.cache_folder import CacheFolder
+from hf_transfer.features.extract import extract_features
 from hf_transfer.features.extraction import fill
 from tests.distributed.killed import attempt
 from tests.helpers import labelled_images, tiny

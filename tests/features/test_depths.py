@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_transfer import features
 from hf_transfer.diagnosis.measuring import measure
+from hf_transfer.features import extract
 from hf_transfer.features.depths import layers_at_depths
 from hf_transfer.linear_probe.solving import solve_head
 from tests.helpers import tiny
@@ -36,7 +36,7 @@ def test_a_probe_on_all_layers_reads_what_a_diagnosis_computed(
     options = {"cache_folder": tmp_path, "progress": False}
     found = measure(model, images, processor(), pretrained=False, **options)
     computed: list[int] = []
-    original = features._tap_computation
+    original = extract._tap_computation
 
     def counted(*args: object) -> object:
         compute = original(*args)
@@ -47,7 +47,7 @@ def test_a_probe_on_all_layers_reads_what_a_diagnosis_computed(
 
         return wrapped
 
-    monkeypatch.setattr(features, "_tap_computation", counted)
+    monkeypatch.setattr(extract, "_tap_computation", counted)
     solution = solve_head(model, images, processor(), layer="all", allow_probe_file=True, **options)
     # What the last block gives is pooled to just what the head reads, and held once.
     assert solution.layers == tuple(each.layer for each in found.layers if each.layer not in ("all", "last"))

@@ -17,6 +17,10 @@ from PIL import Image
 from hf_transfer.errors import ArgumentError, OutputError
 from hf_transfer.evaluation import EvaluationReport, evaluate_predictions
 from hf_transfer.figures import layer_plan as figures
+from hf_transfer.figures.alt_text import ALT_TEXT
+from hf_transfer.figures.confusion_matrix import confusion_matrix
+from hf_transfer.figures.learning_curves import PhaseSpan, learning_curves
+from hf_transfer.figures.mistakes import worst_mistakes
 from hf_transfer.figures.style import new_figure, shortened
 
 
@@ -75,14 +79,14 @@ def size(path: Path) -> tuple[int, int]:
         return image.size
 
 
-SPANS = (figures.PhaseSpan("head", 0, 20), figures.PhaseSpan("all layers", 20, 60))
+SPANS = (PhaseSpan("head", 0, 20), PhaseSpan("all layers", 20, 60))
 
 
 @pytest.mark.parametrize("evaluated", [True, False])
 def test_learning_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluated: bool) -> None:
     """Loss, accuracy (where evaluated) and the names of the phases are drawn."""
     drawn = texts(monkeypatch)
-    path = figures.learning_curves(history(evaluated), tmp_path / "new" / "learning_curves.png", SPANS)
+    path = learning_curves(history(evaluated), tmp_path / "new" / "learning_curves.png", SPANS)
     assert path == tmp_path / "new" / "learning_curves.png"
     width, height = size(path)
     assert (width > 2 * height) is evaluated
@@ -94,11 +98,11 @@ def test_learning_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evalua
 def test_learning_curves_of_odd_runs(tmp_path: Path) -> None:
     """One point, a NaN, accuracy alone and a phase without steps are drawn; a run without logs gives no file."""
     path = tmp_path / "curves.png"
-    assert figures.learning_curves([{"loss": 1.0, "step": 1}], path, [figures.PhaseSpan("none", 0, 0)]) == path
+    assert learning_curves([{"loss": 1.0, "step": 1}], path, [PhaseSpan("none", 0, 0)]) == path
     broken = [{"loss": float("nan"), "step": 1}, {"loss": None, "step": 2}, {"loss": 1.0, "step": 3}]
-    assert figures.learning_curves(broken, path) == path
-    assert figures.learning_curves([{"eval_accuracy": 0.5, "step": 0}], path) == path
-    assert figures.learning_curves([{"train_runtime": 3.0}], tmp_path / "none.png") is None
+    assert learning_curves(broken, path) == path
+    assert learning_curves([{"eval_accuracy": 0.5, "step": 0}], path) == path
+    assert learning_curves([{"train_runtime": 3.0}], tmp_path / "none.png") is None
     assert not (tmp_path / "none.png").exists()
 
 
@@ -107,7 +111,7 @@ def test_confusion_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, class
     """Counts stand in the cells up to 20 classes; beyond, names are thinned out."""
     drawn = texts(monkeypatch)
     evaluation = report(classes)
-    width, height = size(figures.confusion_matrix(evaluation, tmp_path / "confusion_matrix.png"))
+    width, height = size(confusion_matrix(evaluation, tmp_path / "confusion_matrix.png"))
     assert 400 < height <= 1500 and width < 1.5 * height
     counts = [f"{value:,}" for row in evaluation.confusion for value in row if value]
     assert all(count in drawn for count in counts) is (classes <= 20)
@@ -118,7 +122,7 @@ def test_confusion_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, class
 def test_confusion_matrix_without_some_classes(tmp_path: Path) -> None:
     """Classes without images are drawn as grey rows, without a division by zero."""
     with np.errstate(all="raise"):
-        path = figures.confusion_matrix(report(6, absent=2), tmp_path / "confusion_matrix.png")
+        path = confusion_matrix(report(6, absent=2), tmp_path / "confusion_matrix.png")
     with Image.open(path) as image:
         colours = image.convert("RGB").getcolors(1_000_000)
     assert (236, 236, 236) in {colour for _, colour in colours or []}
@@ -172,7 +176,7 @@ def test_worst_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     drawn = texts(monkeypatch)
     images, rows = mistakes(15)
     rows[14]["prediction"] = "cat"
-    path = figures.worst_mistakes(images, rows, tmp_path / "worst_mistakes.png")
+    path = worst_mistakes(images, rows, tmp_path / "worst_mistakes.png")
     assert path is not None and size(path)[0] > 1000
     captions = list(dict.fromkeys(text for text in drawn if "true: " in text))
     assert captions == [f"dog  {percent}%\ntrue: cat" for percent in range(14, 2, -1)]
@@ -181,12 +185,12 @@ def test_worst_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_worst_mistakes_of_few(tmp_path: Path) -> None:
     """One error gives one picture, none gives no file, and images must match the rows."""
     images, rows = mistakes(1)
-    path = figures.worst_mistakes(images, rows, tmp_path / "one.png")
+    path = worst_mistakes(images, rows, tmp_path / "one.png")
     assert path is not None and size(path)[0] < 500
     rows[0]["prediction"] = "cat"
-    assert figures.worst_mistakes(images, rows, tmp_path / "none.png") is None
+    assert worst_mistakes(images, rows, tmp_path / "none.png") is None
     with pytest.raises(ArgumentError, match="each of 2 rows, found 1"):
-        figures.worst_mistakes(images, rows * 2, tmp_path / "none.png")
+        worst_mistakes(images, rows * 2, tmp_path / "none.png")
 
 
 def test_settings_are_restored(tmp_path: Path) -> None:
@@ -209,15 +213,15 @@ def test_unwritable_path_is_named(tmp_path: Path) -> None:
 def test_phase_span_must_go_forward() -> None:
     """A phase that ends before it starts is refused."""
     with pytest.raises(ArgumentError, match="'head'"):
-        figures.PhaseSpan("head", 5, 4)
+        PhaseSpan("head", 5, 4)
 
 
 def test_every_figure_has_an_alt_text() -> None:
     """The alternative texts are full sentences, one for each file."""
     of_training = ("learning_curves", "layer_plan", "learning_rate_range", "accuracy_by_depth")
     of_evaluation = ("confusion_matrix", "worst_mistakes")
-    assert set(figures.ALT_TEXT) == {f"{name}.png" for name in (*of_training, *of_evaluation)}
-    assert all(len(text) > 40 and text.endswith(".") for text in figures.ALT_TEXT.values())
+    assert set(ALT_TEXT) == {f"{name}.png" for name in (*of_training, *of_evaluation)}
+    assert all(len(text) > 40 and text.endswith(".") for text in ALT_TEXT.values())
 
 
 def test_long_names_are_shortened() -> None:
@@ -231,8 +235,8 @@ def test_long_names_are_shortened() -> None:
 def test_import_is_cheap_and_pyplot_is_never_loaded(tmp_path: Path) -> None:
     """Importing loads no Matplotlib; drawing loads no pyplot."""
     code = (
-        "import sys, json, pathlib; from hf_transfer.figures import layer_plan; a = 'matplotlib' in sys.modules;"
-        f"layer_plan.learning_curves([dict(loss=1.0, step=1)], pathlib.Path({str(tmp_path / 'a.png')!r}));"
+        "import sys, json, pathlib; from hf_transfer.figures import learning_curves; a = 'matplotlib' in sys.modules;"
+        f"learning_curves.learning_curves([dict(loss=1.0, step=1)], pathlib.Path({str(tmp_path / 'a.png')!r}));"
         "print(json.dumps([a, 'matplotlib.pyplot' in sys.modules, 'torch' in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from hf_transfer.architectures.selectors import LayerGroup
+from hf_transfer.architectures.layer_groups import LayerGroup
 from hf_transfer.evaluation import ClassScore, Confusion, EvaluationReport, MetricValue
 from hf_transfer.phases.param_groups import optimizer_groups
 from hf_transfer.phases.resolved import PhaseSteps, ResolvedPlan

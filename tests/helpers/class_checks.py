@@ -16,10 +16,10 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 import hf_transfer as ht
-from hf_transfer.architectures.classifier import is_inside
-from hf_transfer.architectures.lookup import ModelWrapper
+from hf_transfer.architectures.wrapper import ModelWrapper
 from hf_transfer.phases.unused_parameters import find_unused_parameters
 from hf_transfer.trainer.losses import logits_of
+from hf_transfer.utils.modules import is_inside
 from tests.helpers import every_transformers_class, group_checks
 from tests.helpers.training import arguments, logged
 

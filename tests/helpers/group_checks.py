@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_transfer.architectures.selectors import LayerGroup, Role, check_partition
+from hf_transfer.architectures.layer_groups import LayerGroup, Role, check_partition
 
 _ROLE_ORDER: tuple[Role, ...] = ("stem", "block", "neck", "head")
 

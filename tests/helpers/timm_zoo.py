@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 import hf_transfer as ht
-from hf_transfer.architectures.selectors import LayerGroup
+from hf_transfer.architectures.layer_groups import LayerGroup
 from tests.helpers import group_checks
 
 # A number that no layer has by chance as its width: a parameter with this dimension depends on the labels.

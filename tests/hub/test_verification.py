@@ -19,7 +19,7 @@ from hf_transfer.cli import main
 from hf_transfer.errors import PublishError
 from hf_transfer.models.loading import load_for_training
 from hf_transfer.models.timm_interop import strip_timm_prefix
-from hf_transfer.reporting.results import RunFolder
+from hf_transfer.reporting.run_folder import RunFolder
 from tests.helpers import tiny
 from tests.helpers.checkpoints import save_timm_resnet, save_vit
 from tests.helpers.hub_server import Fault, HubServer

@@ -10,18 +10,18 @@ import torch
 from torch import nn
 
 import hf_transfer as ht
-from hf_transfer.architectures.selectors import LayerGroup
+from hf_transfer.architectures.layer_groups import LayerGroup
 from hf_transfer.errors import FrozenChangedError
 from hf_transfer.phases.freezing import (
     Freezer,
     batch_norms,
     check_unchanged,
-    digests,
     freeze_state,
     frozen,
     frozen_tensors,
     phase_freeze_state,
 )
+from hf_transfer.utils.hashing import digests
 from tests.helpers import tiny
 
 GROUPS = (

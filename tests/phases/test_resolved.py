@@ -14,7 +14,7 @@ from torch import nn
 import hf_transfer as ht
 from hf_transfer.errors import PlanError
 from hf_transfer.phases.resolved import PhaseSteps, ResolvedPlan
-from hf_transfer.trainer.args import check_model, check_processes, warn_of_missing_fsdp
+from hf_transfer.trainer.checks import check_model, check_processes, warn_of_missing_fsdp
 from tests.helpers import tiny
 from tests.helpers.training import RandomImages, arguments, logged
 
@@ -208,7 +208,7 @@ def test_fsdp_that_is_none_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def test_names_of_wrapped_parts_are_plain() -> None:
     """What FSDP1, torch's checkpointing and torch.compile add to names is taken out."""
-    from hf_transfer.phases.freezing import named_parameters
+    from hf_transfer.utils.modules import named_parameters
 
     model = nn.Module()
     model.part = nn.Module()

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hf_transfer as ht
-from hf_transfer.architectures.selectors import LayerGroup
+from hf_transfer.architectures.layer_groups import LayerGroup
 from hf_transfer.errors import PlanError, SelectorError
 from hf_transfer.plans.plan import Phase, TransferPlan, align, describe, group_learning_rates
 from tests.helpers import tiny

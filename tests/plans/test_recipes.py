@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 import hf_transfer as ht
-from hf_transfer.architectures.lookup import norm_parameter_names
-from hf_transfer.architectures.selectors import LayerGroup, select_groups
+from hf_transfer.architectures.layer_groups import LayerGroup
+from hf_transfer.architectures.norms import norm_parameter_names
+from hf_transfer.architectures.selectors import select_groups
 from hf_transfer.errors import ArgumentError, PlanError
 from hf_transfer.plans import recipes
 from hf_transfer.plans.plan import TransferPlan, group_learning_rates

@@ -14,7 +14,7 @@ from PIL import Image
 
 from hf_transfer.errors import DataError, OutputError
 from hf_transfer.evaluation import evaluate_predictions
-from hf_transfer.figures.layer_plan import ALT_TEXT
+from hf_transfer.figures.alt_text import ALT_TEXT
 from hf_transfer.reporting.html_report import render_report, write_report
 
 HOSTILE = '<script>alert("1")</script>'

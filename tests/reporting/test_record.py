@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from hf_transfer.errors import ArgumentError, OutputError
-from hf_transfer.reporting.record import RunRecord, collect_hardware, collect_versions, write_atomically
+from hf_transfer.reporting.record import RunRecord
+from hf_transfer.utils.environment import collect_hardware, collect_versions
+from hf_transfer.utils.files import write_atomically
 
 
 class Precision(Enum):

@@ -176,7 +176,7 @@ def test_a_layer_that_no_checkpoint_can_end_at_is_reported(tmp_path: Path, caplo
 
 def test_auto_keeps_the_last_layer_within_one_standard_error() -> None:
     """The rule on plain evidence: the latest layer within one standard error of the best wins."""
-    from hf_transfer.linear_probe.solving import judge_layers, latest_within_one_error
+    from hf_transfer.linear_probe.layer_choice import judge_layers, latest_within_one_error
 
     generator = np.random.default_rng(0)
     labels = np.arange(300) % 3

@@ -15,7 +15,7 @@ import transformers
 
 import hf_transfer as ht
 from hf_transfer.errors import ArgumentError, FrozenChangedError, PlanError
-from hf_transfer.trainer.args import check_processes
+from hf_transfer.trainer.checks import check_processes
 from tests.helpers import tiny
 from tests.helpers.training import RandomImages, arguments, logged, trained
 

@@ -1,0 +1,90 @@
+"""Checks of arguments, plan and model before a training starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+from transformers import TrainingArguments
+
+from hf_transfer.errors import PlanError
+from hf_transfer.plans.plan import TransferPlan
+
+logger = logging.getLogger(__name__)
+_REENTRANT = (
+    "Reentrant activation checkpointing gives no gradient to layers behind a frozen part. Set use_reentrant to false "
+    "in activation_checkpointing_kwargs."
+)
+
+
+def check_processes(plan: TransferPlan, args: TrainingArguments) -> None:
+    """Check that a plan can be trained on the processes and devices of the run.
+
+    Raises:
+        PlanError: `nn.DataParallel` would be used, activation checkpointing is of the reentrant kind, FSDP1 flattens
+            parameters, or DeepSpeed would have to follow several phases.
+    """
+    if args.activation_checkpointing and (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+        raise PlanError(_REENTRANT)
+    if args.n_gpu > 1:
+        raise PlanError(
+            "A plan cannot be trained with nn.DataParallel, which Trainer uses for several devices in one process. "
+            "Start it with `accelerate launch`, or show one device only (CUDA_VISIBLE_DEVICES=0)."
+        )
+    deepspeed = getattr(args, "deepspeed", None) or _is_set("ACCELERATE_USE_DEEPSPEED")
+    if deepspeed and len(plan.phases) > 1:
+        raise PlanError(
+            f"DeepSpeed divides the trained parameters once, before the first step, and would never step those that a "
+            f"later phase unfreezes; this plan has the phases {', '.join(phase.name for phase in plan.phases)}. Use a "
+            "recipe of one phase such as last_blocks, or FSDP or DDP instead of DeepSpeed."
+        )
+    plugin = (getattr(args, "fsdp_plugin_args", None) or {}) if getattr(args, "fsdp", None) else {}
+    if plugin.get("fsdp_version", 2) == 1 and plugin.get("use_orig_params", True) is False:
+        raise PlanError(
+            "FSDP1 without use_orig_params flattens parameters and needs all of them trained, or none. Set "
+            "use_orig_params to true, or take FSDP2 (fsdp_version 2)."
+        )
+
+
+def without_averaging(plan: TransferPlan) -> TransferPlan:
+    """A plan for a model that is divided over processes: its phases leave the weights of their last step."""
+    averaged = [phase.name for phase in plan.phases if phase.average_from is not None]
+    if not averaged:
+        return plan
+    logger.warning(
+        "The mean of the weights is not taken of a model that is divided over processes: %s leave those of the last "
+        "step. Under DDP it would be.",
+        ", ".join(averaged),
+    )
+    return replace(plan, phases=tuple(replace(phase, average_from=None) for phase in plan.phases))
+
+
+def check_model(model: nn.Module) -> None:
+    """Check that gradients reach what is trained behind a frozen part.
+
+    Raises:
+        PlanError: The model checkpoints its activations in the reentrant way.
+    """
+    for module in model.modules():
+        checkpoint = getattr(module, "_gradient_checkpointing_func", None)
+        is_on = getattr(module, "gradient_checkpointing", False)
+        if is_on and getattr(checkpoint, "keywords", {}).get("use_reentrant"):
+            raise PlanError(_REENTRANT)
+
+
+def warn_of_missing_fsdp(accelerator: Any, args: TrainingArguments) -> None:
+    """Say that FSDP was asked for and is not used; where there is no GPU accelerate takes DDP without a word."""
+    kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
+    if (_is_set("ACCELERATE_USE_FSDP") or getattr(args, "fsdp", None)) and kind != "FSDP":
+        logger.warning(
+            "FSDP was asked for, but accelerate runs %s: it knows no FSDP without a GPU or the like. Each process "
+            "holds the whole model and optimizer.",
+            kind,
+        )
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes", "y", "on")
