@@ -26,7 +26,6 @@ TO_CUT = {
     ("figures", "diagnosis"),
     ("reporting", "hub"),
     ("reporting", "diagnosis"),
-    ("trainer", "diagnosis"),
 }
 
 

@@ -39,7 +39,6 @@ PRIVATE = {
     "_load_from_checkpoint",
     "_load_optimizer_and_scheduler",
     "_push_from_checkpoint",
-    "_run_epoch",
     "_save",
     "_save_checkpoint",
 }
@@ -72,18 +71,23 @@ def test_initial_values_have_steps_per_epoch_second_and_all_steps_last(tmp_path:
     assert (values[1], values[-1], len(values)) == (3, 9, 7)
 
 
-def test_epochs_are_run_with_their_number_and_length(tmp_path: Path) -> None:
-    """`_run_epoch` is given by name which epoch it is and how many steps one has; a generator is kept."""
-    seen = []
+def test_epochs_begin_before_their_batches_are_read(tmp_path: Path) -> None:
+    """on_epoch_begin precedes the data loader's first batch, at the epoch's first step; a generator is kept."""
+    seen: list[Any] = []
 
-    class Watched(Trainer):
-        def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-            seen.append((args, kwargs["epoch"], kwargs["num_update_steps_per_epoch"]))
-            super()._run_epoch(*args, **kwargs)
+    class Read(RandomImages):
+        def __getitem__(self, index: int) -> Any:
+            seen.append("read")
+            return super().__getitem__(index)
 
-    trainer = Watched(tiny.vit(), arguments(tmp_path, num_train_epochs=2), train_dataset=RandomImages(16))
+    class Watch(transformers.TrainerCallback):
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.append(state.global_step)
+
+    trainer = Trainer(tiny.vit(), arguments(tmp_path, num_train_epochs=2), train_dataset=Read(16), callbacks=[Watch()])
     trainer.train()
-    assert seen == [((), 0, 2), ((), 1, 2)]
+    assert [each for each in seen if each != "read"] == [0, 2]
+    assert seen[0] == 0 and seen.index(2) == 17  # all 16 images of the first epoch, and none of the second
     loader = trainer.get_train_dataloader()
     loader.base_dataloader.generator = torch.Generator()
     assert skip_first_batches(loader, 1).generator is loader.base_dataloader.generator

@@ -1,4 +1,4 @@
-"""Checkpoint folders: written beside their place and moved there whole, so that none is ever half-written."""
+"""Checkpoint folders: written in a staging folder and moved into place whole, so that none is ever half-written."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def note_best(state: TrainerState, run_folder: Path, name: str) -> None:
     Args:
         state: Changed in place.
         run_folder: Where checkpoints end up.
-        name: Of the checkpoint that is being written.
+        name: Name of the checkpoint that is being written.
     """
     if state.best_global_step and checkpoint_name(state.best_global_step) == name:
         state.best_model_checkpoint = str(run_folder / name)

@@ -78,7 +78,7 @@ def pack(checkpoint: Path, target: Path) -> list[str]:
 
 
 @contextmanager
-def unpacked(checkpoint: str | bool | None) -> Iterator[str | bool | None]:
+def unpacked(checkpoint: str | None) -> Iterator[str | None]:
     """A checkpoint in the form that Trainer reads; what needs no change is given back as it is.
 
     Args:
@@ -187,6 +187,8 @@ def _without_paths(state: dict[str, Any], name: str) -> dict[str, Any]:
         return state | {"best_model_checkpoint": _HERE}
     if not best:
         return state
-    logger.warning("The best checkpoint is another one: whoever resumes %s looks for the best anew.", name)
+    logger.warning(
+        "The best checkpoint is another one: a run that resumes %s starts its search for the best again.", name
+    )
     # With the old best value, weights that are not there would count as the best to the end.
     return state | {"best_model_checkpoint": None, "best_metric": None, "best_global_step": None}

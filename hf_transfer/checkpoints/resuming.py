@@ -1,4 +1,4 @@
-"""Resuming: what a checkpoint must agree in with the run that goes on from it, and optimizer state matched by name."""
+"""Resuming: a checkpoint is compared with the run that resumes it, and optimizer state is matched by name."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 def check_same_run(then: RunState, now: RunState, checkpoint: str | Path, allow_change: bool) -> bool:
-    """Check that a run may go on from a checkpoint.
+    """Check that a run may resume from a checkpoint.
 
     Returns:
-        Whether it goes on exactly; False where something else than the model differs and that is allowed.
+        Whether it resumes exactly; False where something else than the model differs and that is allowed.
 
     Raises:
         PlanError: Shows every difference.
@@ -51,7 +51,7 @@ def check_same_run(then: RunState, now: RunState, checkpoint: str | Path, allow_
 
 @dataclass(frozen=True)
 class Resumption:
-    """A checkpoint that a run goes on from.
+    """A checkpoint that a run resumes from.
 
     Attributes:
         state: What the checkpoint's `transfer_state.json` says.
@@ -95,12 +95,12 @@ class Resumption:
         """Check that the schedule can follow a learning rate that was changed.
 
         Args:
-            scheduler: Of the run.
-            learning_rate: Of its arguments.
+            scheduler: The schedule of the run.
+            learning_rate: `learning_rate` of its arguments.
             measured: Whether its rates are measured.
 
         Raises:
-            PlanError: The schedule is no function of the step, so that it must go on from the rates it had.
+            PlanError: The schedule is no function of the step, so that it must continue from the rates it had.
         """
         was_measured = (self.state.followed or {}).get(RATE) == MEASURED
         if was_measured == measured and (measured or learning_rate == self.state.learning_rate):
@@ -127,11 +127,11 @@ class Resumption:
 
 
 def read_resumption(checkpoint: str | Path, now: RunState, allow_change: bool) -> Resumption:
-    """Read a checkpoint's state and check that the run may go on from it.
+    """Read a checkpoint's state and check that the run may resume from it.
 
     Args:
         checkpoint: The folder.
-        now: State of the run that would go on.
+        now: State of the run that would resume.
         allow_change: Whether everything but the model may be another.
 
     Raises:
@@ -149,7 +149,7 @@ def read_resumption(checkpoint: str | Path, now: RunState, allow_change: bool) -
 
 
 def load_training_state(optimizer: Any, scheduler: Any, checkpoint: str | Path) -> None:
-    """Load optimizer and schedule of a run that goes on exactly.
+    """Load optimizer and schedule of a run that resumes exactly.
 
     Args:
         optimizer: Takes over the state that the file has for its parameters, by name.

@@ -20,7 +20,7 @@ from hf_transfer.utils.modules import named_parameters
 STATE_FILE = "transfer_state.json"
 # What decides which images a step sees, and what is drawn at random.
 _DRAWN = ("seed", "data_seed", "dataloader_drop_last", "train_sampling_strategy")
-# What a resumed run may change: it goes on with the new value.
+# What a resumed run may change: it continues with the new value.
 _FOLLOWED = (
     *("per_device_train_batch_size", "gradient_accumulation_steps", "world_size", "weight_decay", "max_grad_norm"),
     *("label_smoothing_factor", "bf16", "fp16", "cache_features", "cache_views"),
@@ -33,7 +33,7 @@ _LATER = ("values", "labels")
 
 @dataclass(frozen=True)
 class RunState:
-    """What `transfer_state.json` in a checkpoint holds, beside what Trainer saves.
+    """What `transfer_state.json` in a checkpoint holds, in addition to what Trainer saves.
 
     Attributes:
         plan: The plan, as plain data.
@@ -41,7 +41,7 @@ class RunState:
         shapes: Shape of each parameter.
         data: Fingerprint of the training data, by part.
         batch_size: Images in one optimizer step, over all processes.
-        learning_rate: Of the training arguments.
+        learning_rate: `learning_rate` of the training arguments.
         starts: First step of each phase that had begun, or begins at the checkpoint's step.
         best_of_phase: The best value of `metric_for_best_model` in the current phase, for early stopping.
         patience: Evaluations without improvement that each early stopping callback has counted.
@@ -52,7 +52,7 @@ class RunState:
         transform: Transform and collator, in words.
         followed: Arguments that a resumed run may change.
         solved_phase: How the head was solved, where the first phase was; see `hf_transfer.trainer.solved_phase`.
-        averaged: Of how many steps the mean of the weights is that is in the checkpoint; 0 where there is none.
+        averaged: Number of steps averaged into the checkpoint's weights; 0 if none.
     """
 
     plan: dict[str, Any]
@@ -105,7 +105,7 @@ def run_state(
     batch_size: int,
     optimizer: tuple[type, Mapping[str, Any]],
     collator: Any = None,
-    fingerprint: str | None = None,
+    data: dict[str, Any] | None = None,
     measures_rates: bool = False,
 ) -> RunState:
     """The state of a run before its first step.
@@ -117,15 +117,15 @@ def run_state(
         args: The training arguments.
         batch_size: Images in one optimizer step, over all processes.
         optimizer: Its class and options.
-        collator: Of the training data.
-        fingerprint: Of the training data, where the caller knows a better one than `data_fingerprint`.
+        collator: Makes batches of the training data.
+        data: Identity of the training data, where the caller knows a better one than `data_fingerprint`.
         measures_rates: Whether the learning rates are measured; that of `args` is then only where that fails.
     """
     return RunState(
         plan=plan.to_dict(),
         architecture=architecture_name(model),
         shapes={name: list(parameter.shape) for name, parameter in named_parameters(model)},
-        data=data_fingerprint(dataset) if fingerprint is None else {"fingerprint": fingerprint},
+        data=data_fingerprint(dataset) if data is None else data,
         batch_size=batch_size,
         learning_rate=args.learning_rate,
         optimizer=_plain({"class": getattr(optimizer[0], "__name__", str(optimizer[0]))} | _options(optimizer[1])),

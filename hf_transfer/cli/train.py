@@ -40,7 +40,7 @@ from hf_transfer.reporting.verification_samples import write_samples
 from hf_transfer.trainer.args import TransferArguments, measures_rate, plan_from_arguments
 from hf_transfer.trainer.checks import check_processes
 from hf_transfer.trainer.probe_trainer import LinearProbeTrainer, solves
-from hf_transfer.trainer.run_record import make_record
+from hf_transfer.trainer.record import make_record
 from hf_transfer.trainer.trainer import TransferTrainer
 from hf_transfer.utils.environment import collect_hardware, collect_versions
 from hf_transfer.utils.privacy import check_private, sanitise_command
@@ -239,7 +239,7 @@ def _train_and_write(
             train_seconds=None if job.args.resume_from_checkpoint else trained - started,
             evaluation_seconds=evaluated - trained,
             calibration=measure_calibration(*((r.report.split, r.logits, r.labels) for r in results[:2])),
-            diagnosis=diagnosis,
+            diagnosis=None if diagnosis is None else diagnosis.to_dict(),
         )
         write_results(folder, record, results, data.skipped)
         if not is_probe(folder):

@@ -21,10 +21,10 @@ LOWEST, HIGHEST = 1e-6, 10.0
 """Of the layers with the highest rate: from where no step is seen in the loss to where every optimizer diverges."""
 STEPS = 100
 """14 steps for each factor of ten: fewer leave the turn of the loss to chance, more cost as much as a short phase."""
-# Smoothed over so many steps to both sides (standard deviation of a Gaussian): a third of a factor of ten. Smoothing
-# backwards alone, as running averages do, would show the turn of the loss at too high a rate.
+# Steps that are smoothed over to both sides (standard deviation of a Gaussian): a third of a factor of ten.
+# Smoothing backwards alone, as running averages do, would show the turn of the loss at too high a rate.
 _WIDTH = 4.0
-# A loss of so many times the lowest is no noise of a batch: the rest of the range need not be run.
+# A loss above this multiple of the lowest is no noise of a batch: the rest of the range need not be run.
 _DIVERGED = 4.0
 _FEWEST = 10
 _ROUNDING = 1e-6
@@ -40,7 +40,7 @@ class RangeTest:
     Attributes:
         phase: Name of the phase.
         rates: Learning rate of each step, as the phase's `learning_rate` counts it: the rate of pretrained layers,
-            of which those of other groups are multiples.
+            and those of other groups are multiples of it.
         losses: Training loss of each step, before it was made; all finite.
         learning_rate: The choice.
         chosen: Whether it was read off the losses; False where they did not tell, and it is the default.
@@ -120,7 +120,7 @@ def read_off(rates: Sequence[float], losses: Sequence[float]) -> Reading:
 
     Args:
         rates: Growing, one for each step.
-        losses: Of each step, before it was made; all after a value that is not finite are left out.
+        losses: Loss of each step, before it was made; all after a value that is not finite are left out.
 
     Returns:
         No rate where fewer than ten losses are finite, or where they do not change by more than chance.

@@ -249,7 +249,7 @@ def total_steps(plan: TransferPlan, max_steps: int) -> int | None:
 
     Args:
         plan: The plan.
-        max_steps: Of the training arguments; above 0 it is the length of a single phase without one.
+        max_steps: `max_steps` of the training arguments; above 0 it is the length of a single phase without one.
 
     Raises:
         PlanError: `max_steps` is set although the phases have lengths of their own.

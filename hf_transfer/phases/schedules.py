@@ -7,10 +7,15 @@ from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import get_scheduler
+from transformers import SchedulerType, get_scheduler
 
 from hf_transfer.errors import PlanError
 from hf_transfer.phases.resolved import PhaseClock, PhaseSteps
+
+FUNCTIONS_OF_THE_STEP = tuple(
+    kind.value for kind in SchedulerType if kind.value not in ("reduce_lr_on_plateau", "greedy")
+)
+"""Schedules of transformers that work in plans of several phases; the other two look at the loss."""
 
 
 def make_scheduler(clock: PhaseClock, optimizer: Any, scheduler_kwargs: Any) -> Any:
@@ -35,8 +40,8 @@ def make_scheduler(clock: PhaseClock, optimizer: Any, scheduler_kwargs: Any) -> 
             return get_scheduler(only.lr_scheduler_type, optimizer, only.warmup_steps, only.steps, scheduler_kwargs)
         kinds = ", ".join(sorted({phase.lr_scheduler_type for phase in phases}))
         raise PlanError(
-            f"The schedule ({kinds}) depends on more than the step and works in plans of one phase only. Use linear, "
-            "cosine, constant, constant_with_warmup or polynomial."
+            f"The schedule ({kinds}) depends on more than the step and works in plans of one phase only. Use one of "
+            f"{', '.join(FUNCTIONS_OF_THE_STEP)}."
         )
     groups = range(len(clock.resolved.optimizer_groups))
     return LambdaLR(optimizer, [_group_factor(number, clock, factors) for number in groups])

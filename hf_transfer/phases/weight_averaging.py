@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from hf_transfer.errors import PlanError
 
 AVERAGE_FILE = "weight_average.safetensors"
-"""In a checkpoint from within such a phase: the mean so far, and the weights that training goes on with. The
+"""In a checkpoint from within such a phase: the mean so far, and the weights that training continues with. The
 checkpoint's own weights are the mean, as it was evaluated."""
 _MEAN, _LATEST, _COUNT = "mean.", "latest.", "count"
 
@@ -27,7 +27,7 @@ class WeightAverage:
     """A running mean of tensors.
 
     Args:
-        count: Number of steps that the mean is of.
+        count: Number of steps in the mean.
         mean: By name, in float32 or more.
 
     Attributes:
@@ -82,7 +82,7 @@ class WeightAverage:
                     weights[name].copy_(weight)
 
     def save(self, folder: Path, weights: Tensors) -> None:
-        """Write the mean, and the weights that training goes on with, into a checkpoint."""
+        """Write the mean, and the weights that training continues with, into a checkpoint."""
         latest = {name: weights[name] for name in self.mean} if self._latest is None else self._latest
         tensors = {_MEAN + name: mean for name, mean in self.mean.items()}
         tensors |= {_LATEST + name: weight.detach() for name, weight in latest.items()}
@@ -92,12 +92,12 @@ class WeightAverage:
     @classmethod
     @torch.no_grad()
     def resumed(cls, folder: Path, weights: Tensors, steps: int) -> WeightAverage:
-        """Go on from a checkpoint: give the weights back as they were in training, and the mean so far.
+        """Resume from a checkpoint: restore the weights as they were in training, and the mean so far.
 
         Args:
             folder: A checkpoint.
-            weights: Of the model that the checkpoint's weights were loaded into.
-            steps: That the mean is of, as the checkpoint's state says.
+            weights: The weights of the model, loaded from the checkpoint.
+            steps: Number of steps in the mean, as the checkpoint's state says.
 
         Raises:
             PlanError: The file is missing, damaged, or of another step or model.

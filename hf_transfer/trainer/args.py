@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from transformers import TrainingArguments
 
 from hf_transfer.errors import ArgumentError, PlanError
+from hf_transfer.plans import recipes
 from hf_transfer.plans.plan import TransferPlan
 
 logger = logging.getLogger(__name__)
@@ -17,15 +19,26 @@ logger = logging.getLogger(__name__)
 AUTO = "auto"
 """The recipe that `hf_transfer.diagnosis` chooses, and the learning rate that a range test measures."""
 MemoryFormat = Literal["auto", "channels_last", "default"]
+
+
+def rate_or_auto(given: Any) -> Any:
+    """A learning rate as a number, or "auto"; what the command line parses `--learning_rate` with.
+
+    Raises:
+        ArgumentError: It is neither.
+    """
+    if given == AUTO or not isinstance(given, str):
+        return given
+    try:
+        return float(given)
+    except ValueError as error:
+        raise ArgumentError(f"learning_rate must be a number or auto, found {given!r}.") from error
+
+
 if TYPE_CHECKING:
     RateOrAuto = float
 else:
-
-    class RateOrAuto(float):
-        """A learning rate as text, for argparse: a number, or "auto"."""
-
-        def __new__(cls, text: Any) -> float | str:
-            return AUTO if text == AUTO else float(text)
+    RateOrAuto = rate_or_auto  # HfArgumentParser takes a field's annotation as its parser
 
 
 @dataclass
@@ -101,6 +114,14 @@ class TransferArguments(TrainingArguments):
         },
     )
 
+    stop_on_non_finite_loss: bool = field(
+        default=True,
+        metadata={
+            "help": "Stop the run, before the weights are hurt, when the loss becomes NaN or infinite. False trains "
+            "on all the same, as Trainer does."
+        },
+    )
+
     solver: str | None = field(
         default=None,
         metadata={
@@ -130,7 +151,7 @@ class TransferArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.learning_rate = _rate_or_auto(self.learning_rate)
+        self.learning_rate = rate_or_auto(self.learning_rate)
         if isinstance(self.recipe_options, str):
             try:
                 self.recipe_options = json.loads(self.recipe_options)
@@ -162,20 +183,56 @@ class TransferArguments(TrainingArguments):
             )
 
 
+@dataclass(frozen=True)
+class TransferOptions:
+    """The settings of transfer learning in some training arguments, each as its field in `TransferArguments` says."""
+
+    memory_format: str
+    allow_plan_change: bool
+    cache_features: Literal["auto", "on", "off"]
+    cache_gb: float
+    cache_views: int
+    stop_on_non_finite_loss: bool
+    recipe: str | None
+    recipe_options: dict[str, Any] | None
+    solver: str | None
+    layer: str | None
+    allow_probe_file: bool
+    class_weights: Any
+
+    @classmethod
+    def of(cls, args: TrainingArguments) -> TransferOptions:
+        """The settings; plain `TrainingArguments` mean the defaults of `TransferArguments`."""
+        defaults = {each.name: each.default for each in fields(TransferArguments)}
+        stated = vars(args) if isinstance(args, TransferArguments) else {}
+        return cls(**{each.name: stated.get(each.name, defaults[each.name]) for each in fields(cls)})
+
+
 def measures_rate(args: TrainingArguments) -> bool:
     """Whether the learning rate is to be measured: `learning_rate` is "auto"."""
     rate: Any = args.learning_rate
     return bool(rate == AUTO)
 
 
-def _rate_or_auto(given: Any) -> Any:
-    """A learning rate as a number, or "auto"."""
-    if given == AUTO or not isinstance(given, str):
-        return given
-    try:
-        return float(given)
-    except ValueError as error:
-        raise ArgumentError(f"learning_rate must be a number or auto, found {given!r}.") from error
+def resolve(args: TrainingArguments, plan: TransferPlan | None) -> TrainingArguments:
+    """Arguments with a number as learning rate: for "auto" the recipe's default, until there are measured ones.
+
+    The one place where "auto" is settled before the data are seen. A diagnosis settles `recipe="auto"`, and
+    `models.memory_format` settles `memory_format="auto"` on the model.
+
+    Raises:
+        ArgumentError: There is no plan, whose phases could be measured.
+    """
+    if not measures_rate(args):
+        return args
+    if plan is None:
+        raise ArgumentError(
+            'learning_rate="auto" measures the rate of each phase of a plan. Give a plan or a recipe, such as '
+            "fine_tune, or a number."
+        )
+    settled = copy.copy(args)
+    settled.learning_rate = recipes.default_learning_rate(plan.recipe)
+    return settled
 
 
 def _class_weights(given: Any) -> Any:
@@ -197,8 +254,6 @@ def plan_from_arguments(args: TrainingArguments) -> TransferPlan | None:
         ArgumentError: Recipe or options are unknown, or `norm` is set without a recipe that can take it.
         PlanError: The plan file cannot be read.
     """
-    from hf_transfer.plans import recipes
-
     if not isinstance(args, TransferArguments):
         return None
     if args.plan is not None:

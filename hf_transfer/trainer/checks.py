@@ -34,14 +34,14 @@ def check_processes(plan: TransferPlan, args: TrainingArguments) -> None:
             "A plan cannot be trained with nn.DataParallel, which Trainer uses for several devices in one process. "
             "Start it with `accelerate launch`, or show one device only (CUDA_VISIBLE_DEVICES=0)."
         )
-    deepspeed = getattr(args, "deepspeed", None) or _is_set("ACCELERATE_USE_DEEPSPEED")
+    deepspeed = args.deepspeed or _is_set("ACCELERATE_USE_DEEPSPEED")
     if deepspeed and len(plan.phases) > 1:
         raise PlanError(
             f"DeepSpeed divides the trained parameters once, before the first step, and would never step those that a "
             f"later phase unfreezes; this plan has the phases {', '.join(phase.name for phase in plan.phases)}. Use a "
             "recipe of one phase such as last_blocks, or FSDP or DDP instead of DeepSpeed."
         )
-    plugin = (getattr(args, "fsdp_plugin_args", None) or {}) if getattr(args, "fsdp", None) else {}
+    plugin = (getattr(args, "fsdp_plugin_args", None) or {}) if args.fsdp else {}
     if plugin.get("fsdp_version", 2) == 1 and plugin.get("use_orig_params", True) is False:
         raise PlanError(
             "FSDP1 without use_orig_params flattens parameters and needs all of them trained, or none. Set "
@@ -78,7 +78,7 @@ def check_model(model: nn.Module) -> None:
 def warn_of_missing_fsdp(accelerator: Any, args: TrainingArguments) -> None:
     """Say that FSDP was asked for and is not used; where there is no GPU accelerate takes DDP without a word."""
     kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
-    if (_is_set("ACCELERATE_USE_FSDP") or getattr(args, "fsdp", None)) and kind != "FSDP":
+    if (_is_set("ACCELERATE_USE_FSDP") or args.fsdp) and kind != "FSDP":
         logger.warning(
             "FSDP was asked for, but accelerate runs %s: it knows no FSDP without a GPU or the like. Each process "
             "holds the whole model and optimizer.",

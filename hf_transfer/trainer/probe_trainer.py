@@ -27,7 +27,7 @@ from hf_transfer.phases.resolved import resolve_plan
 from hf_transfer.plans.plan import Phase, TransferPlan
 from hf_transfer.solvers import SOLVERS, ClassWeights
 from hf_transfer.solvers.head import cross_entropy
-from hf_transfer.trainer.args import TransferArguments, plan_from_arguments
+from hf_transfer.trainer.args import TransferArguments, TransferOptions, plan_from_arguments
 from hf_transfer.trainer.solved_phase import extraction_options
 from hf_transfer.trainer.trainer import TransferTrainer
 
@@ -46,8 +46,8 @@ _OPTIMIZERS = {
 
 def solves(args: TrainingArguments) -> bool:
     """Whether arguments ask for a head that is solved: a recipe of the head alone, without options for steps."""
-    recipe, options = getattr(args, "recipe", None), getattr(args, "recipe_options", None)
-    return recipe in _RECIPES and not options and getattr(args, "solver", None) != "none"
+    options = TransferOptions.of(args)
+    return options.recipe in _RECIPES and not options.recipe_options and options.solver != "none"
 
 
 class LinearProbeTrainer(TransferTrainer):
@@ -65,7 +65,7 @@ class LinearProbeTrainer(TransferTrainer):
         layer: "last" (default: the head reads what it always does), "auto", "all" or a layer group's name; see
             `hf_transfer.linear_probe.solving.solve_head`. None takes that of the arguments.
         allow_probe_file: Where no ordinary checkpoint can hold the solved head, `save_model` keeps it in a probe file
-            beside one; `hf_transfer.load_probe` loads it. Needed for layer "all". None takes that of the arguments.
+            next to one; `hf_transfer.load_probe` loads it. Needed for layer "all". None takes that of the arguments.
         class_weights: None, "balanced", or a mapping from class index to weight. None takes that of the arguments.
 
     All other arguments are those of `TransferTrainer`.
@@ -100,11 +100,12 @@ class LinearProbeTrainer(TransferTrainer):
         if asked is not None and asked.recipe not in _RECIPES:
             raise PlanError(f"LinearProbeTrainer trains the head alone; the recipe {asked.recipe!r} trains more.")
         recipe = None if asked is None else asked.recipe
-        stated = solver or getattr(args, "solver", None)
+        options = TransferOptions.of(args)
+        stated = solver or options.solver
         self.solver = stated or _RECIPE_SOLVERS.get(recipe or "", DEFAULT_SOLVER)
-        self.layer = layer or getattr(args, "layer", None) or LAST
-        self.class_weights = getattr(args, "class_weights", None) if class_weights is None else class_weights
-        asked_file = getattr(args, "allow_probe_file", False) if allow_probe_file is None else allow_probe_file
+        self.layer = layer or options.layer or LAST
+        self.class_weights = options.class_weights if class_weights is None else class_weights
+        asked_file = options.allow_probe_file if allow_probe_file is None else allow_probe_file
         self.allow_probe_file = bool(asked_file)
         if self.solver not in SOLVERS:
             raise ArgumentError(f"The solvers are {', '.join(SOLVERS)}; found {self.solver!r}.")
@@ -166,11 +167,11 @@ class LinearProbeTrainer(TransferTrainer):
                 "A probe file needs a model that from_pretrained loads; this one is a bare "
                 f"{type(model).__name__}. Load it with AutoModelForImageClassification, or leave allow_probe_file out."
             )
-        if self._measures_rates:
+        if self.measures_rates:
             logger.info("A solved head has no learning rate: there is nothing to measure for learning_rate auto.")
         started = self.training_began = time.time()
         self.control = self.callback_handler.on_train_begin(self.args, self.state, self.control)  # type: ignore[has-type]
-        set_memory_format(model, getattr(self.args, "memory_format", "default"))
+        set_memory_format(model, self.options.memory_format)
         self.solution = solve_head(
             model,
             self.train_dataset,
@@ -227,6 +228,26 @@ class LinearProbeTrainer(TransferTrainer):
                 metrics[name if own else f"{metric_key_prefix}_{name}"] = value
         return EvalLoopOutput(logits, known, metrics, len(known))
 
+    @property
+    def has_trained(self) -> bool:
+        """Whether a head was solved."""
+        return self.solution is not None
+
+    def facts(self) -> dict[str, Any]:
+        """What was solved and how, for the record: a solved head has no learning rate, and no steps."""
+        if self.solution is None:
+            return super().facts()
+        facts = self.solver_facts()
+        return {
+            "plan": self.plan_facts(),
+            "optimizer": {"class": facts.pop("optimizer")},
+            "solved_head": facts,
+            "steps": 0,
+            "epochs": 1.0,
+            "final_loss": facts["train_loss"],
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+        }
+
     def plan_facts(self) -> dict[str, Any]:
         """The content of `transfer_plan.json`: the head solved, without steps, learning rate or weight decay."""
         assert self.plan is not None and self.solution is not None
@@ -245,13 +266,13 @@ class LinearProbeTrainer(TransferTrainer):
         return self.solution.to_dict() | {"optimizer": _OPTIMIZERS[self.solution.solved.solver]}
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save, and the probe beside the checkpoint where that cannot hold the solved head."""
+        """Save; where the checkpoint cannot hold the solved head, add a probe file."""
         super()._save(output_dir, state_dict)
         if not self.args.should_save:
             return
         folder = Path(output_dir or str(self.args.output_dir))
         if self._is_solved() and self.solution is not None and self.solution.probe is not None:
-            layout = getattr(self.args, "memory_format", "default")
+            layout = self.options.memory_format
             solver = self.solution.solved.solver
             save_probe(folder, self.solution.model, self.solution.probe, solver=solver, memory_format=layout)
         else:

@@ -1,31 +1,38 @@
-"""What was trained and how, read from the live trainer; and the record of a run about which little else is known."""
+"""The record of a run, read from the live trainer and not from what was asked for."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from hf_transfer.data import Preprocessing
+from hf_transfer.data import ImageData, Preprocessing
+from hf_transfer.evaluation import EvaluationReport
+from hf_transfer.evaluation.calibration import Calibration
 from hf_transfer.models.loading import label_names_of
-from hf_transfer.models.origins import base_model_of
+from hf_transfer.models.origins import BaseModel, base_model_of
 from hf_transfer.phases.resolved import NO_WARMUP
 from hf_transfer.reporting.record import RunRecord
 from hf_transfer.utils.environment import collect_hardware, collect_versions
+from hf_transfer.utils.privacy import sanitise_command
+
+if TYPE_CHECKING:
+    from hf_transfer.trainer.base import BaseTrainer
+    from hf_transfer.trainer.trainer import TransferTrainer
 
 
-def training_facts(trainer: Any) -> dict[str, Any]:
-    """What was trained and how, from the resolved plan and the live optimizer."""
-    if getattr(trainer, "solution", None) is not None:
-        return _facts_of_solved_head(trainer)
-    args, plan = trainer.args, getattr(trainer, "resolved_plan", None)
-    plan = None if plan is None else plan.ended_at(trainer.state.global_step)
+def training_facts(trainer: BaseTrainer) -> dict[str, Any]:
+    """What was trained and how: `training` of the record."""
+    return trainer.facts()
+
+
+def step_facts(trainer: BaseTrainer) -> dict[str, Any]:
+    """Facts about a training in optimizer steps, with a plan or without."""
+    args = trainer.args
     optimizer: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     logs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    best = trainer.state.best_global_step if args.load_best_model_at_end else None
-    tests = [test.to_dict() for test in getattr(trainer, "range_tests", ())]
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    options = args.lr_scheduler_kwargs
     return (
         {
-            "plan": plan.to_dict() if plan is not None else None,
             "optimizer": {
                 "class": type(optimizer).__name__,
                 "defaults": {k: v for k, v in optimizer.defaults.items() if k not in ("lr", "weight_decay", "params")},
@@ -33,30 +40,25 @@ def training_facts(trainer: Any) -> dict[str, Any]:
             "batch_size_per_device": args.per_device_train_batch_size,
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
             "effective_batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            "precision": precision,
+            "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
             "max_grad_norm": args.max_grad_norm,
             "label_smoothing": args.label_smoothing_factor,
             "steps": trainer.state.global_step,
             "epochs": round(trainer.state.epoch or 0.0, 4),
-            "best_checkpoint_step": best,
+            "best_checkpoint_step": trainer.state.best_global_step if args.load_best_model_at_end else None,
             "final_loss": logs[-1] if logs else None,
-            "parameters": sum(
-                plan.parameter_counts.values() if plan else (p.numel() for p in trainer.model.parameters())
-            ),
         }
-        | ({} if plan else _rates(trainer, optimizer))
-        | _schedule_options(trainer)
+        | ({"lr_scheduler_kwargs": dict(options)} if options and trainer.made_schedule else {})
         | _sharding(trainer)
-        | _computed_once(trainer)
-        | ({"learning_rate_range": tests} if tests else {})
     )
 
 
-def _rates(trainer: Any, optimizer: Any) -> dict[str, Any]:
-    """Of a run without a plan: rates and decay of the optimizer's groups before the schedule, and the schedule.
+def facts_without_plan(trainer: BaseTrainer) -> dict[str, Any]:
+    """Facts about a run without a plan: the optimizer's groups before the schedule, and the schedule.
 
     Only schedulers note the rates that they begin with; without one the rate is that of all steps.
     """
+    optimizer: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     groups = [
         {
             "initial_lr": group.get("initial_lr"),
@@ -65,25 +67,36 @@ def _rates(trainer: Any, optimizer: Any) -> dict[str, Any]:
         }
         for group in optimizer.param_groups
     ]
-    facts: dict[str, Any] = {"optimizer_groups": groups}
-    scheduler = getattr(trainer.lr_scheduler, "scheduler", trainer.lr_scheduler)
-    if trainer._created_lr_scheduler:
+    facts: dict[str, Any] = {
+        "plan": None,
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "optimizer_groups": groups,
+    }
+    if trainer.made_schedule:
         args = trainer.args
         kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
         warmup = 0 if kind in NO_WARMUP else args.get_warmup_steps(trainer.state.max_steps)
         return facts | {"lr_scheduler_type": kind, "warmup_steps": warmup}
+    scheduler = getattr(trainer.lr_scheduler, "scheduler", trainer.lr_scheduler)
     return facts | {"lr_scheduler_type": type(scheduler).__name__}  # it was given, and says no more
 
 
-def _schedule_options(trainer: Any) -> dict[str, Any]:
-    """What the arguments say of the schedule beside its name, such as a least rate; nothing of one that was given."""
-    options = trainer.args.lr_scheduler_kwargs
-    made = getattr(trainer, "resolved_plan", None) is not None or trainer._created_lr_scheduler
-    return {"lr_scheduler_kwargs": dict(options)} if options and made else {}
+def facts_of_plan(trainer: TransferTrainer) -> dict[str, Any]:
+    """Facts about a run with a plan: what was resolved, measured, solved and computed once."""
+    assert trainer.resolved_plan is not None
+    plan = trainer.resolved_plan.ended_at(trainer.state.global_step)
+    found = {
+        "solved_phase": trainer.solved_phase,
+        "cache_decisions": [decision.to_dict() for decision in trainer.cache_decisions],
+        "learning_rate_range": [test.to_dict() for test in trainer.range_tests],
+    }
+    return {"plan": plan.to_dict(), "parameters": sum(plan.parameter_counts.values())} | {
+        name: value for name, value in found.items() if value
+    }
 
 
-def _sharding(trainer: Any) -> dict[str, Any]:
-    """By what the model was divided over the processes, if it was."""
+def _sharding(trainer: BaseTrainer) -> dict[str, Any]:
+    """How the model was divided over the processes, if it was."""
     ways = {
         "FSDP": trainer.is_fsdp_enabled,
         "DeepSpeed": trainer.is_deepspeed_enabled,
@@ -92,28 +105,64 @@ def _sharding(trainer: Any) -> dict[str, Any]:
     return {"sharded_by": next(name for name, used in ways.items() if used)} if any(ways.values()) else {}
 
 
-def _computed_once(trainer: Any) -> dict[str, Any]:
-    """How the head was solved, and which phases read their frozen part from the feature cache, where that was so."""
-    solved = getattr(trainer, "solved_phase", None)
-    decisions = [decision.to_dict() for decision in getattr(trainer, "cache_decisions", ())]
-    return ({"solved_phase": solved} if solved else {}) | ({"cache_decisions": decisions} if decisions else {})
+def make_record(
+    trainer: TransferTrainer,
+    data: ImageData,
+    base: BaseModel,
+    reports: Mapping[str, EvaluationReport],
+    *,
+    command: tuple[str, ...],
+    split_seed: int,
+    augmentation: str,
+    train_seconds: float | None,
+    evaluation_seconds: float,
+    calibration: Calibration | None = None,
+    diagnosis: Mapping[str, Any] | None = None,
+) -> RunRecord:
+    """Collect everything that `run.json` holds.
+
+    Args:
+        trainer: The trainer, after training.
+        data: The images.
+        base: Where the weights came from.
+        reports: One for each evaluated split.
+        command: The command as typed.
+        split_seed: Seed of the evaluation split.
+        augmentation: Augmentation of the training images.
+        train_seconds: Seconds of the training alone; None for a resumed run, whose last part alone was timed.
+        evaluation_seconds: Seconds of all evaluations after it.
+        calibration: Calibration before and after a temperature.
+        diagnosis: The diagnosis that chose the recipe, as plain data.
+    """
+    views = max((d.views for d in trainer.cache_decisions if d.used), default=1)
+    augmentation = (
+        f"{augmentation}; {views} stored views of each image where the cache was used" if views > 1 else augmentation
+    )
+    images = (trainer.state.epoch or 0.0) * sum(data.counts["train"].values())
+    return RunRecord(
+        command=sanitise_command(list(command)),
+        versions=collect_versions(),
+        hardware=collect_hardware(trainer.args.world_size, trainer.args.device.type),
+        seed=trainer.args.seed,
+        split_seed=split_seed,
+        base_model=base.to_dict(),
+        data=data.to_dict(),
+        preprocessing=Preprocessing.from_processor(trainer.processing_class).to_dict()
+        | {"augmentation": augmentation},
+        training=training_facts(trainer) | ({"calibration": calibration.to_dict()} if calibration else {}),
+        timing={"evaluation_seconds": round(evaluation_seconds, 2)}
+        | (
+            {"train_seconds": round(train_seconds, 2), "images_per_second": round(images / train_seconds, 2)}
+            if train_seconds is not None
+            else {}
+        ),
+        evaluation={split: report.to_dict() for split, report in reports.items()},
+        diagnosis=None if diagnosis is None else dict(diagnosis),
+        log_history=trainer.state.log_history,
+    )
 
 
-def _facts_of_solved_head(trainer: Any) -> dict[str, Any]:
-    """Of a `LinearProbeTrainer`: a head that was solved has no learning rate, and no steps."""
-    facts = trainer.solver_facts()
-    return {
-        "plan": trainer.plan_facts(),
-        "optimizer": {"class": facts.pop("optimizer")},
-        "solved_head": facts,
-        "steps": 0,
-        "epochs": 1.0,
-        "final_loss": facts["train_loss"],
-        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
-    }
-
-
-def bare_record(trainer: Any) -> RunRecord:
+def bare_record(trainer: BaseTrainer) -> RunRecord:
     """The record of a run whose images the trainer alone has seen: no counts, no name of the data, no evaluation.
 
     Args:

@@ -21,6 +21,7 @@ from hf_transfer.linear_probe.head import classifiers
 from hf_transfer.linear_probe.solving import HeadSolution, solve_head
 from hf_transfer.phases.freezing import check_unchanged, frozen_tensors, phase_freeze_state
 from hf_transfer.phases.resolved import ResolvedPlan
+from hf_transfer.trainer.args import TransferOptions
 from hf_transfer.utils.distributed import first_reason, rank_and_world
 from hf_transfer.utils.hashing import digests
 from hf_transfer.utils.modules import is_inside
@@ -75,11 +76,12 @@ def solve_first_phase(
 
 def extraction_options(args: TrainingArguments) -> dict[str, Any]:
     """What training arguments say of an extraction, as arguments of `extract_features`."""
+    options = TransferOptions.of(args)
     return {
         "workers": args.dataloader_num_workers,
-        "memory_format": getattr(args, "memory_format", "default"),
-        "cache": getattr(args, "cache_features", "auto") != "off",
-        "cache_gb": getattr(args, "cache_gb", None),
+        "memory_format": options.memory_format,
+        "cache": options.cache_features != "off",
+        "cache_gb": options.cache_gb,
         "progress": not args.disable_tqdm,
     }
 

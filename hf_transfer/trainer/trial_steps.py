@@ -22,7 +22,7 @@ def undone(trainer: Any, seed: int) -> Iterator[None]:
 
     Args:
         trainer: In training, between two optimizer steps; its gradients are dropped.
-        seed: Of the random numbers inside, which are other ones on each rank.
+        seed: Seed for the random numbers inside; each rank draws its own.
     """
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
@@ -34,9 +34,7 @@ def undone(trainer: Any, seed: int) -> Iterator[None]:
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     moments = {parameter: _copied(values) for parameter, values in optimizer.state.items()}
     scaling = None if scaler is None else copy.deepcopy(scaler.state_dict())
-    own = {
-        name: getattr(trainer, name, None) for name in ("_micro_batch_weights", "current_gradient_accumulation_steps")
-    }
+    micro_batches, accumulated = trainer.losses.snapshot(), vars(trainer).get("current_gradient_accumulation_steps")
     syncing = sync.sync_gradients
     try:
         with own_random_numbers(seed + rank_and_world()[0]), _accelerator_random_numbers(trainer.args.device):
@@ -57,7 +55,8 @@ def undone(trainer: Any, seed: int) -> Iterator[None]:
         if scaler is not None and scaling is not None:
             scaler.load_state_dict(scaling)
         model.zero_grad(set_to_none=True)
-        vars(trainer).update(own)
+        trainer.losses.restore(micro_batches)
+        trainer.current_gradient_accumulation_steps = accumulated
         sync._set_sync_gradients(syncing)
 
 
@@ -65,10 +64,10 @@ def trial_batches(dataloader: Any, size: int, count: int, seed: int, workers: in
     """Batches of the training data that leave the order of the training's own batches as it is.
 
     Args:
-        dataloader: Of the training, for its data set and collator.
+        dataloader: The data loader of the training, for its data set and collator.
         size: Rows in a batch of one process.
         count: Number of batches; data that are fewer are read again, in another order.
-        seed: Of the order, the same on all ranks, of which each reads its share.
+        seed: Seed for the order, the same on all ranks; each reads its share.
         workers: Processes that read.
     """
     rank, world = rank_and_world()
@@ -145,7 +144,7 @@ def _copied(values: Any) -> Any:
 
 
 def _accelerator_random_numbers(device: torch.device) -> Any:
-    """Random numbers of an accelerator that go on as before afterwards."""
+    """Preserve the random numbers of an accelerator."""
     if device.type == "cpu":
         return contextlib.nullcontext()
     return torch.random.fork_rng(devices=[device], device_type=device.type)

@@ -28,7 +28,7 @@ import hf_transfer as ht
 from hf_transfer.data import collate
 from hf_transfer.diagnosis.measuring import measure
 from hf_transfer.errors import InterruptedTrainingError, NonFiniteLossError, ReplicasDifferError
-from hf_transfer.trainer import trainer as trainer_module
+from hf_transfer.trainer import run as run_module
 from tests.distributed import runs
 from tests.helpers import labelled_images
 from tests.helpers.training import RandomImages, arguments
@@ -121,7 +121,7 @@ def stock_trainer(folder: Path) -> Found:
 def without_rebuilding(folder: Path) -> Found:
     """Ours with the naive mechanism: nothing is rebuilt when layers are unfrozen."""
     error = ""
-    with mock.patch.object(trainer_module, "rebuild_reducer", lambda *_: False):
+    with mock.patch.object(run_module, "rebuild_reducer", lambda *_: False):
         try:
             runs.gradual("vit", "sgd", folder)
         except ReplicasDifferError as found:

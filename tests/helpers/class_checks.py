@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 import hf_transfer as ht
 from hf_transfer.architectures.wrapper import ModelWrapper
 from hf_transfer.phases.unused_parameters import find_unused_parameters
-from hf_transfer.trainer.losses import logits_of
+from hf_transfer.trainer.loss import logits_of
 from hf_transfer.utils.modules import is_inside
 from tests.helpers import every_transformers_class, group_checks
 from tests.helpers.training import arguments, logged

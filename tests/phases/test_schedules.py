@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from torch.optim.lr_scheduler import LambdaLR
 
 import hf_transfer as ht
 from hf_transfer.errors import PlanError
+from hf_transfer.phases.schedules import FUNCTIONS_OF_THE_STEP
 from hf_transfer.plans.plan import group_learning_rates
 from tests.helpers import tiny
 from tests.helpers.training import RandomImages, arguments, logged, trained
@@ -118,3 +121,16 @@ def test_plateau_schedule_works_in_one_phase_only(tmp_path: Path) -> None:
         else:
             with pytest.raises(PlanError, match="plans of one phase"):
                 trainer.train()
+
+
+@pytest.mark.parametrize("kind", list(transformers.SchedulerType), ids=lambda kind: kind.value)
+def test_the_schedules_that_a_refusal_lists_work(kind: transformers.SchedulerType) -> None:
+    """FUNCTIONS_OF_THE_STEP names exactly the schedules of transformers that are a function of the step."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    options = {
+        "cosine_with_min_lr": {"min_lr": 0.1},
+        "cosine_warmup_with_min_lr": {"min_lr": 0.1},
+        "warmup_stable_decay": {"num_decay_steps": 5},
+    }.get(kind.value)
+    made = transformers.get_scheduler(kind, optimizer, 2, 20, options)
+    assert isinstance(made, LambdaLR) == (kind.value in FUNCTIONS_OF_THE_STEP)

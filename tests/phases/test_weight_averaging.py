@@ -227,7 +227,7 @@ def test_what_cannot_be_averaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ht.Phase("p", "all", average_from=0.5, norm="train")
     with pytest.raises(PlanError, match="without head_solver"):
         ht.Phase("p", "head", average_from=0.5, head_solver="ridge")
-    monkeypatch.setattr(ht.TransferTrainer, "_is_sharded", True)
+    monkeypatch.setattr(ht.TransferTrainer, "is_sharded", True)
     trainer, _ = make(tmp_path)
     assert trainer.plan is not None
     assert [phase.average_from for phase in trainer.plan.phases] == [None, None]

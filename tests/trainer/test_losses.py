@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_transfer.trainer.losses import LogitsLoss, uses_num_items_in_batch
+from hf_transfer.trainer.loss import LogitsLoss, uses_num_items_in_batch
 from tests.helpers import tiny
 
 

@@ -296,6 +296,8 @@ def test_plans_that_ranks_cannot_follow_are_refused(
         n_gpu=devices,
         activation_checkpointing=False,
         activation_checkpointing_kwargs=None,
+        deepspeed=None,
+        fsdp=None,
     )
     with nullcontext() if refused is None else pytest.raises(PlanError, match=refused):
         check_processes(plan, args)
