@@ -34,6 +34,7 @@ The accuracy is 0.886 on 1,000 images.
 | --- | ---: |
 | Date | 2026-01-01T00:00:00+00:00 |
 | Training time | 0.6 s |
+| Evaluation time | 0.1 s |
 | Weight decay | 0.05 |
 """
 REPORT = "<p>Run of 2026-01-01T00:00:00+00:00</p><dl><dt>Training time</dt><dd>0.6 s</dd></dl><p>0.886 reached</p>"
@@ -126,6 +127,7 @@ def test_volatile_entries_are_no_difference(folders: tuple[Path, Path]) -> None:
     rewrite(new / "run.json", "now", "later")
     rewrite(new / "run.json", "0.5", "0.7")
     rewrite(new / "README.md", "0.6 s", "99 s")
+    rewrite(new / "README.md", "0.1 s", "2 min 3 s")
     (new / "checkpoint-3" / "training_args.bin").write_bytes(b"other")
     assert found_in(folders) == {}
 
@@ -148,6 +150,14 @@ def test_a_changed_text_file_is_found(
     """A number, or an entry whose value is volatile and that is missing, shows in the aspect of its file alone."""
     rewrite(folders[1] / "run" / file, before, after)
     assert list(found_in(folders)) == [aspect]
+
+
+def test_a_changed_card_is_a_diff_below_its_path(folders: tuple[Path, Path]) -> None:
+    """So that it reads as a diff, whatever folder the card is in."""
+    rewrite(folders[1] / "run" / "README.md", "| Weight decay | 0.05 |", "| Weight decay | 0.06 |")
+    lines = found_in(folders)["card"]
+    assert lines[0] == "run/README.md:" and lines[1].startswith("@@ ")
+    assert lines[-2:] == ["-| Weight decay | 0.05 |", "+| Weight decay | 0.06 |"]
 
 
 def test_a_changed_binary_file_is_found(folders: tuple[Path, Path]) -> None:

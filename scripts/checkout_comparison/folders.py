@@ -103,7 +103,8 @@ def compare_folders(old: Path, new: Path, allowed: Allowed = NOTHING_ALLOWED) ->
             found.add(aspect, [f"{path}: only in new"])
         else:
             lines = file_differences(old / path, new / path, allowed)
-            found.add(aspect, [f"{path}: {line}" for line in lines])
+            is_diff = lines[:1] == [f"--- old/{path.name}"]
+            found.add(aspect, [f"{path}:", *lines[2:]] if is_diff else [f"{path}: {line}" for line in lines])
     return found
 
 

@@ -35,10 +35,10 @@ ENTRIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 SPEED = re.compile(r"^[\d,]+ images/s$")
 """Text in JSON files that is nothing but a speed, such as the reason of a cache decision."""
 
-CARD_ROWS = ("Date", "Training time", "Training throughput")
+CARD_ROWS = ("Date", "Training time", "Training throughput", "Evaluation time")
 """Rows of the card's tables."""
 
-REPORT_TERMS = ("Training time", "Training throughput")
+REPORT_TERMS = ("Training time", "Training throughput", "Evaluation time")
 """Terms of the report's lists; the day in its line "Run of ..." is volatile, too."""
 
 UNREAD_FILES = ("training_args.bin",)
