@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers import IntervalStrategy
 
-from hf_transfer.cli.options import TrainDataOptions
+from hf_transfer.cli.flags import DiagnosisOptions, TrainDataOptions
 from hf_transfer.cli.terminal import Terminal
 from hf_transfer.data import ImageData
 from hf_transfer.diagnosis.result import FILE, Diagnosis
@@ -18,7 +17,8 @@ from hf_transfer.diagnosis.running import check_budget, diagnose
 from hf_transfer.errors import ArgumentError
 from hf_transfer.models.loading import LoadedModel
 from hf_transfer.models.timm_interop import PLAN_FILE
-from hf_transfer.trainer.args import AUTO, TransferArguments
+from hf_transfer.trainer.args import TransferArguments
+from hf_transfer.trainer.fields import AUTO
 from hf_transfer.utils.files import write_atomically
 from hf_transfer.utils.privacy import check_private
 
@@ -27,27 +27,6 @@ _SAME_AS_FLAG = {"learning_rate": "learning_rate", "epochs": "num_train_epochs",
 # Few images are trained on for many short epochs, and the evaluation images may be more than they.
 _MOST_EVALUATIONS = 10
 _WHEN = frozenset({"eval_strategy", "eval_steps", "save_strategy", "save_steps"})
-
-
-@dataclass
-class DiagnosisOptions:
-    """How a diagnosis chooses."""
-
-    prefer: str = field(
-        default="balanced",
-        metadata={
-            "help": "Of the recipe auto: fast takes the cheapest candidate within two standard errors of the best, "
-            "balanced within one, best the best.",
-            "choices": ["fast", "balanced", "best"],
-        },
-    )
-    budget: float | None = field(
-        default=None,
-        metadata={
-            "help": "Of the recipe auto: seconds that trials on held-out training images may take where the "
-            "measurements do not settle the choice. Default: no trials."
-        },
-    )
 
 
 def is_automatic(args: TransferArguments) -> bool:

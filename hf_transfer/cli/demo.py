@@ -7,8 +7,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+
+from hf_transfer.cli.flags import DESCRIPTIONS, DemoOptions, ModelOptions, TrainDataOptions
 
 # The image size is chosen for less than three minutes on two cores; README.md has the accuracies.
 SETTINGS = {
@@ -21,35 +22,19 @@ SETTINGS = {
 }
 
 
-@dataclass
-class DemoOptions:
-    """Where to."""
-
-    output_dir: str = field(default="hf-transfer-demo", metadata={"help": "Folder for the results."})
-    overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Remove the files of an earlier run; a finished demo is always replaced."}
-    )
-    push_to_hub: bool = field(
-        default=False, metadata={"help": "Publish the result, to a private repository; needs a login and a network."}
-    )
-    hub_model_id: str | None = field(
-        default=None, metadata={"help": "owner/name. Default: the name of the output folder."}
-    )
-
-
 def run(argv: Sequence[str]) -> int:
     """Run the command."""
     if "--push_to_hub" not in argv:
         # Before huggingface_hub is imported: it reads the variable once.
         os.environ["HF_HUB_OFFLINE"] = "1"
-    from hf_transfer.cli.options import ModelOptions, TrainDataOptions, parse
+    from hf_transfer.cli.options import parse
     from hf_transfer.cli.terminal import Terminal
     from hf_transfer.cli.train import DEFAULTS, Job, train
     from hf_transfer.demo import demo_data_folder
     from hf_transfer.demo.weights import write_lite0_checkpoint
     from hf_transfer.trainer.args import TransferArguments
 
-    options, _ = parse((DemoOptions,), argv, "demo", __doc__ or "")
+    options, _ = parse((DemoOptions,), argv, "demo", DESCRIPTIONS["demo"])
     terminal = Terminal(sys.stdout)
     terminal.heading("Demo: an ImageNet EfficientNet-Lite0 learns ten kinds of clothes from 2,000 small grey images")
     with tempfile.TemporaryDirectory() as temporary:

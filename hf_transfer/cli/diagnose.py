@@ -6,12 +6,12 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from hf_transfer.cli.auto import DiagnosisOptions, show
+from hf_transfer.cli.auto import show
+from hf_transfer.cli.flags import DESCRIPTIONS, DataOptions, DiagnoseOptions, DiagnosisOptions, ModelOptions
 from hf_transfer.cli.loading import load_images, load_model
-from hf_transfer.cli.options import DataOptions, ModelOptions, parse
+from hf_transfer.cli.options import parse
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.diagnosis.candidates import Candidate
 from hf_transfer.diagnosis.measurements import LAST
@@ -21,28 +21,10 @@ from hf_transfer.figures.accuracy_by_depth import FILE as FIGURE
 from hf_transfer.models.loading import check_trainable
 
 
-@dataclass
-class DiagnoseOptions:
-    """What to measure on, and where to write."""
-
-    json: str | None = field(default=None, metadata={"help": "JSON file to write the diagnosis to."})
-    output_dir: str | None = field(
-        default=None, metadata={"help": f"Folder for {FILE} and figures/{FIGURE}. Default: nothing is written."}
-    )
-    sample: int | None = field(
-        default=None, metadata={"help": "About how many training images are measured. Default: 2,000 or more."}
-    )
-    allow_probe_file: bool = field(
-        default=False,
-        metadata={"help": "Also choose a classifier on features that no ordinary checkpoint can express."},
-    )
-    seed: int = field(default=42, metadata={"help": "Of everything drawn; the default is that of train."})
-
-
 def run(argv: Sequence[str]) -> int:
     """Run the command."""
     types = (ModelOptions, DataOptions, DiagnosisOptions, DiagnoseOptions)
-    model, data, how, options, _ = parse(types, argv, "diagnose", __doc__ or "")
+    model, data, how, options, _ = parse(types, argv, "diagnose", DESCRIPTIONS["diagnose"])
     check_budget(how.budget)
     quiet_libraries()
     terminal = Terminal(sys.stdout)
@@ -78,7 +60,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _command(model: str, dataset: str, chosen: Candidate) -> str:
-    """The command that goes on with what was chosen."""
+    """The command that trains what was chosen."""
     words = ["hf-transfer", "train", "--model_name_or_path", model, "--dataset", dataset, "--recipe", chosen.recipe]
     if chosen.options:
         words += ["--recipe_options", json.dumps(dict(chosen.options))]

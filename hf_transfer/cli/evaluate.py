@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,9 @@ import torch
 from datasets import concatenate_datasets
 from torch import nn
 
+from hf_transfer.cli.flags import DESCRIPTIONS, DataOptions, EvaluateOptions
 from hf_transfer.cli.loading import load_images
-from hf_transfer.cli.options import DataOptions, parse
+from hf_transfer.cli.options import parse
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.data import ImageData, collate, eval_transform
 from hf_transfer.errors import ArgumentError
@@ -32,27 +33,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-@dataclass
-class EvaluateOptions:
-    """Which model, which split, and where to."""
-
-    model_name_or_path: str = field(metadata={"help": "Hub id or local folder of a trained classifier."})
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the repository."})
-    split: str | None = field(
-        default=None, metadata={"help": "train, validation or test. Default: validation, else test, else train."}
-    )
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Folder for metrics, predictions and figures. Default: nothing is written."}
-    )
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images in one forward pass."})
-
-
 def run(argv: Sequence[str]) -> int:
     """Run the command; the model may also be given as the first word."""
     words = list(argv)
     if words and not words[0].startswith("-"):
         words = ["--model_name_or_path", *words]
-    options, data_options, given = parse((EvaluateOptions, DataOptions), words, "evaluate", __doc__ or "")
+    options, data_options, given = parse((EvaluateOptions, DataOptions), words, "evaluate", DESCRIPTIONS["evaluate"])
     if options.per_device_eval_batch_size <= 0:
         raise ArgumentError(f"per_device_eval_batch_size must be above 0, found {options.per_device_eval_batch_size}.")
     if options.output_dir is not None:

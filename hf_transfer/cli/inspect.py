@@ -5,39 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from torch import nn
 
 from hf_transfer.architectures.lookup import architecture_name, wrap
 from hf_transfer.architectures.wrapper import ModelWrapper
+from hf_transfer.cli.flags import DESCRIPTIONS, InspectOptions
 from hf_transfer.cli.options import parse
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.errors import ArgumentError
-from hf_transfer.models.loading import load_structure
-from hf_transfer.models.truncation import truncation_points
+from hf_transfer.models.architecture_names import TimmStructure
 from hf_transfer.plans import recipes
 from hf_transfer.plans.plan import TransferPlan, align
-
-
-@dataclass
-class InspectOptions:
-    """Which model, and under which plan."""
-
-    model_name_or_path: str = field(
-        metadata={
-            "help": "Hub id or local folder, of which only the configuration is read; or an architecture, such as "
-            "timm:resnet18 or transformers:vit."
-        }
-    )
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the repository."})
-    recipe: str | None = field(default=None, metadata={"help": "Recipe, one of: " + ", ".join(recipes.names())})
-    recipe_options: str | None = field(default=None, metadata={"help": "Options of the recipe as JSON."})
-    plan: str | None = field(default=None, metadata={"help": "JSON file with a plan, instead of a recipe."})
-    learning_rate: float | None = field(default=None, metadata={"help": "Default: that of the recipe in `train`."})
-    granularity: str = field(default="block", metadata={"help": "block or stage.", "choices": ["block", "stage"]})
-    json: bool = field(default=False, metadata={"help": "Print JSON."})
+from hf_transfer.utils.imports import collection_paused
 
 
 def run(argv: Sequence[str]) -> int:
@@ -45,9 +27,9 @@ def run(argv: Sequence[str]) -> int:
     words = list(argv)
     if words and not words[0].startswith("-"):
         words = ["--model_name_or_path", *words]
-    options, _ = parse((InspectOptions,), words, "inspect", __doc__ or "")
+    options, _ = parse((InspectOptions,), words, "inspect", DESCRIPTIONS["inspect"])
     quiet_libraries()
-    model = load_structure(options.model_name_or_path, options.model_revision)
+    model = _structure(options)
     plan = _plan(options)
     if plan is not None and options.granularity != "block":
         raise ArgumentError("Plans are resolved for blocks: give --granularity stage without --recipe or --plan.")
@@ -65,6 +47,18 @@ def run(argv: Sequence[str]) -> int:
     for note in notes(wrapper):
         terminal.text(note)
     return 0
+
+
+def _structure(options: InspectOptions) -> nn.Module:
+    """The model without weights; only what is needed to build it is imported."""
+    name = options.model_name_or_path
+    with collection_paused():
+        if name.startswith("timm:") and not options.json:
+            return TimmStructure(name)
+        from hf_transfer.models.loading import load_structure
+
+        quiet_libraries()  # again, since transformers is there now
+        return load_structure(name, options.model_revision)
 
 
 def _plan(options: InspectOptions) -> TransferPlan | None:
@@ -86,6 +80,8 @@ def _plan(options: InspectOptions) -> TransferPlan | None:
 
 
 def _as_dict(model: nn.Module, wrapper: ModelWrapper, plan: TransferPlan | None, rate: float) -> dict[str, Any]:
+    from hf_transfer.models.truncation import truncation_points
+
     counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
     groups = [asdict(g) | {"parameters": sum(counts[n] for n in g.parameter_names)} for g in wrapper.layer_groups]
     return {

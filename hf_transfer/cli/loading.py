@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hf_transfer.cli.options import DataOptions, ModelOptions
+from hf_transfer.cli.flags import DataOptions, ModelOptions
 from hf_transfer.data import ImageData, load
 from hf_transfer.models.loading import LoadedModel, load_for_training
 

@@ -1,92 +1,16 @@
-"""Flags of the commands, and the YAML file that can hold them."""
+"""Parsing of the flags of a command, and of the YAML file that can hold them."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from transformers import HfArgumentParser
-
+from hf_transfer.cli.flags import REFUSED
+from hf_transfer.cli.plain_parser import PlainParser
 from hf_transfer.errors import ArgumentError, TransferError
-
-
-@dataclass
-class ModelOptions:
-    """Which model."""
-
-    model_name_or_path: str = field(
-        metadata={
-            "help": "Hub id or local folder of a transformers or timm classifier; or an architecture with random "
-            "weights, such as timm:resnet18 or transformers:vit."
-        }
-    )
-    model_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of the model's Hub repository."}
-    )
-    image_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Side of the model's input in pixels; position embeddings are interpolated. Default: what its "
-            "processor says."
-        },
-    )
-    num_channels: int | None = field(
-        default=None,
-        metadata={
-            "help": "Channels of the images: 1 (grey), 3 (RGB) or 4 (RGBA); the first convolution is made from the "
-            "pretrained one. Default: the model's.",
-            "choices": [1, 3, 4],
-        },
-    )
-    reset_head: bool = field(
-        default=False,
-        metadata={"help": "Draw a new head even if the checkpoint's has the same number of labels."},
-    )
-
-
-@dataclass
-class DataOptions:
-    """Which images and labels."""
-
-    dataset: str = field(
-        metadata={
-            "help": "Hub id, image folder (class/file.jpg, or train/class/...), CSV, JSON Lines or Parquet file with "
-            "image and label columns, or a folder written by save_to_disk."
-        }
-    )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
-    dataset_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of the data set's Hub repository."}
-    )
-    image_column: str | None = field(default=None, metadata={"help": "Column with the images. Default: found."})
-    label_column: str | None = field(default=None, metadata={"help": "Column with the labels. Default: found."})
-    split_seed: int = field(
-        default=42, metadata={"help": "Seed of the stratified split that is made when the data have none."}
-    )
-    skip_bad_images: bool = field(
-        default=False,
-        metadata={"help": "Go on even if more than 1 %% of the images of a split cannot be read; all are listed."},
-    )
-    metrics: list[str] | None = field(
-        default=None,
-        metadata={"help": "More metrics of the evaluate library, by id or local folder, beside ours."},
-    )
-
-
-@dataclass
-class TrainDataOptions(DataOptions):
-    """Which images and labels, and how they are augmented for training."""
-
-    augmentation: str = field(
-        default="light",
-        metadata={
-            "help": "none; light: flip and small shift; standard: random resized crop and flip.",
-            "choices": ["none", "light", "standard"],
-        },
-    )
+from hf_transfer.trainer.fields import TransferFields
 
 
 def parse(
@@ -111,8 +35,8 @@ def parse(
     Raises:
         ArgumentError: The file is missing, is not YAML or has unknown keys.
     """
-    parser = HfArgumentParser(
-        list(types),
+    parser = _parser(
+        types,
         prog=f"hf-transfer {command}",
         usage=f"hf-transfer {command} [--flags] [--config FILE.yaml]; --help lists the flags",
         description=description,
@@ -120,6 +44,9 @@ def parse(
     )
     parser.add_argument("--config", metavar="FILE.yaml", help="YAML file with flags; those on the command line win.")
     known = {action.dest for action in parser._actions}
+    for action in parser._actions:
+        if action.dest in REFUSED:
+            action.help = argparse.SUPPRESS
     config = _read_config(list(argv), known)
     _check_config(config, parser)
     for action in parser._actions:
@@ -140,7 +67,16 @@ def parse(
     return (*parsed, frozenset(given & known))
 
 
-def _check_config(config: dict[str, Any], parser: HfArgumentParser) -> None:
+def _parser(types: Sequence[type], **settings: Any) -> Any:
+    """transformers' parser where its training arguments are parsed, else a plain one that imports nothing."""
+    if not any(issubclass(each, TransferFields) for each in types):
+        return PlainParser(types, **settings)
+    from transformers import HfArgumentParser
+
+    return HfArgumentParser(list(types), **settings)
+
+
+def _check_config(config: dict[str, Any], parser: argparse.ArgumentParser) -> None:
     """Check what argparse checks of flags but not of defaults: choices; and turn one word into a list of one."""
     for action in parser._actions:
         if action.dest not in config:
@@ -164,6 +100,8 @@ def _read_config(argv: list[str], known: set[str]) -> dict[str, Any]:
             path = argument.partition("=")[2]
     if path is None:
         return {}
+    import yaml
+
     try:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError) as error:

@@ -4,50 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from hf_transfer.cli.flags import DESCRIPTIONS, PublishOptions
 from hf_transfer.cli.options import parse
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.errors import ArgumentError
 from hf_transfer.hub import Publication, publish
-
-
-@dataclass
-class PublishOptions:
-    """What to publish, where, and how."""
-
-    folder: str = field(metadata={"help": "The --output_dir of a finished run; also the first word."})
-    repo_id: str = field(metadata={"help": "owner/name, or name for the logged-in user's; also the second word."})
-    public: bool = field(default=False, metadata={"help": "Make a public repository. Default: private."})
-    create_pr: bool | None = field(
-        default=None,
-        metadata={"help": "By pull request. Default: only into a repository that holds something already."},
-    )
-    dry_run: bool = field(default=False, metadata={"help": "Check and stage everything, send nothing."})
-    no_verify: bool = field(default=False, metadata={"help": "Do not load the published model back to compare it."})
-    license: str | None = field(
-        default=None, metadata={"help": "The Hub's identifier, such as mit. Default: the base model's."}
-    )
-    limitations: str | None = field(
-        default=None, metadata={"help": "Markdown, or a file that holds it, for the card's section of that name."}
-    )
-    include_examples: bool = field(
-        default=False,
-        metadata={"help": "Also publish what shows images or file names: worst mistakes, predictions, report."},
-    )
-    include_checkpoint: bool = field(
-        default=False,
-        metadata={"help": "Also publish the last checkpoint, as safetensors and JSON, for others to go on from."},
-    )
-    widget_images: list[str] | None = field(
-        default=None,
-        metadata={"help": "Image files that everybody may see, as examples on the model page.", "nargs": "+"},
-    )
-    benchmark_task: str | None = field(
-        default=None,
-        metadata={"help": "Task in the eval.yaml of a data set that is a benchmark: report the accuracy to it."},
-    )
 
 
 def run(argv: Sequence[str]) -> int:
@@ -62,7 +25,7 @@ def run(argv: Sequence[str]) -> int:
             "A token is not taken as an argument, where others could read it. Log in by `hf auth login`, or set "
             "HF_TOKEN in the environment."
         )
-    options, _ = parse((PublishOptions,), words, "publish", __doc__ or "")
+    options, _ = parse((PublishOptions,), words, "publish", DESCRIPTIONS["publish"])
     quiet_libraries()
     made = publish(
         options.folder,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,11 +69,12 @@ class Terminal:
 
 def quiet_libraries() -> None:
     """Leave the terminal to our tables: other libraries' notes only from warnings upwards, ours marked as such."""
-    from transformers.utils import logging as transformers_logging
-
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    if "transformers" in sys.modules:  # a command that has not imported it does without
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("hf-transfer: %(levelname)s: %(message)s"))

@@ -15,10 +15,18 @@ import torch
 
 from hf_transfer.checkpoints.folders import last_complete, recover
 from hf_transfer.cli import auto
-from hf_transfer.cli.auto import DiagnosisOptions
 from hf_transfer.cli.evaluate import evaluate_split
+from hf_transfer.cli.flags import (
+    DEFAULT_RECIPE,
+    DESCRIPTIONS,
+    TRAIN_DEFAULTS,
+    DiagnosisOptions,
+    ModelOptions,
+    OutputOptions,
+    TrainDataOptions,
+)
 from hf_transfer.cli.loading import load_images, load_model
-from hf_transfer.cli.options import ModelOptions, TrainDataOptions, parse
+from hf_transfer.cli.options import parse
 from hf_transfer.cli.publish import report
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.data import ImageData, collate, eval_transform, train_transform
@@ -45,37 +53,12 @@ from hf_transfer.trainer.trainer import TransferTrainer
 from hf_transfer.utils.environment import collect_hardware, collect_versions
 from hf_transfer.utils.privacy import check_private, sanitise_command
 
-DESCRIPTION = (
-    "Fine-tune an image classifier by a recipe or plan. The recipes are: "
-    + ", ".join(recipes.names())
-    + "; auto diagnoses which one the data need."
-)
-DEFAULTS: Mapping[str, Any] = {
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-    "save_total_limit": 1,
-    "logging_steps": 10,
-    "report_to": "none",
-    "remove_unused_columns": False,
-    "per_device_train_batch_size": 32,
-    "per_device_eval_batch_size": 64,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.1,
-    "weight_decay": 0.05,
+# What only the machine says.
+DEFAULTS: Mapping[str, Any] = TRAIN_DEFAULTS | {
     "dataloader_pin_memory": torch.cuda.is_available(),
     "disable_tqdm": not sys.stderr.isatty(),  # a log file gets lines, not bars
 }
-DEFAULT_RECIPE = "lp_ft"
 _OF_SOLVED_HEADS = ("solver", "layer", "class_weights", "allow_probe_file")
-
-
-@dataclass
-class OutputOptions:
-    """What happens to an existing output folder."""
-
-    overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Remove the files of an earlier run from the output folder first."}
-    )
 
 
 @dataclass(frozen=True)
@@ -94,7 +77,7 @@ class Job:
 def run(argv: Sequence[str]) -> int:
     """Run the command."""
     types = (ModelOptions, TrainDataOptions, OutputOptions, DiagnosisOptions, TransferArguments)
-    model, data, output, diagnosis, args, given = parse(types, argv, "train", DESCRIPTION, DEFAULTS)
+    model, data, output, diagnosis, args, given = parse(types, argv, "train", DESCRIPTIONS["train"], DEFAULTS)
     if "output_dir" not in given:
         raise ArgumentError("Where to put the results? Give --output_dir FOLDER.")
     settle_recipe(args, given)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
-from transformers import AutoConfig, TimmWrapperConfig, TimmWrapperImageProcessor
-from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+import torch
+from torch import nn
 
-from hf_transfer.data import with_image_size
 from hf_transfer.errors import ArgumentError, ModelError
 
 # What of timm's settings describes the architecture and its images, and not the weights that are not loaded.
@@ -19,6 +18,7 @@ _KEPT_SETTINGS = (
     *("first_conv", "classifier"),
 )
 _SOURCES = ("timm", "transformers")
+_TIMM_CLASSES = 1000
 
 
 def is_bare_name(name: str) -> bool:
@@ -40,6 +40,9 @@ def bare_config(name: str, num_labels: int | None = None) -> Any:
     labels = {} if num_labels is None else {"num_labels": num_labels}
     if source == "timm":
         return _timm_config(architecture, labels)
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+
     if architecture not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         raise _unknown(name, "an image classifier of transformers", MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
     config = AutoConfig.for_model(architecture, **labels)
@@ -55,6 +58,11 @@ def bare_processor(config: Any) -> Any:
     Raises:
         ModelError: The architecture takes no images, or its processor makes none of its size.
     """
+    from transformers import TimmWrapperConfig, TimmWrapperImageProcessor
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+
+    from hf_transfer.data import with_image_size
+
     if isinstance(config, TimmWrapperConfig):
         return TimmWrapperImageProcessor(pretrained_cfg=config.pretrained_cfg, architecture=config.architecture)
     try:
@@ -73,19 +81,49 @@ def bare_processor(config: Any) -> Any:
         raise ModelError(str(error)) from error
 
 
-def _timm_config(architecture: str, labels: dict[str, int]) -> Any:
+class TimmStructure(nn.Module):
+    """A timm model under the names that transformers' TimmWrapper gives it; without weights, and without transformers.
+
+    Enough to look at: importing TimmWrapper takes as long as importing timm.
+
+    Args:
+        name: `timm:NAME`.
+
+    Raises:
+        ModelError: There is no such model; names similar ones.
+    """
+
+    def __init__(self, name: str) -> None:
+        import timm
+
+        super().__init__()
+        architecture, settings = _timm_settings(name.partition(":")[2])
+        with torch.device("meta"):
+            self.timm_model = timm.create_model(architecture, num_classes=settings.num_classes or _TIMM_CLASSES)
+        self.config = SimpleNamespace(model_type="timm_wrapper", architecture=architecture)
+
+
+def _timm_settings(architecture: str) -> tuple[str, Any]:
+    """The name of a timm model without its tag, and its default settings."""
     import timm
 
     name = timm.models.split_model_name_tag(architecture)[0]
     settings = timm.get_pretrained_cfg(architecture) if timm.is_model(name) else None
     if settings is None:
         raise _unknown(f"timm:{architecture}", "a model of timm", timm.list_models())
+    return name, settings
+
+
+def _timm_config(architecture: str, labels: dict[str, int]) -> Any:
+    from transformers import TimmWrapperConfig
+
+    name, settings = _timm_settings(architecture)
     kept = {key: value for key, value in settings.to_dict().items() if key in _KEPT_SETTINGS and value is not None}
     stated = {
         "architecture": name,
         "model_args": {},
         "pretrained_cfg": kept,
-        "num_classes": settings.num_classes or 1000,
+        "num_classes": settings.num_classes or _TIMM_CLASSES,
     }
     return TimmWrapperConfig.from_dict(stated, num_labels=labels.get("num_labels") or stated["num_classes"])
 

@@ -5,149 +5,28 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from transformers import TrainingArguments
 
 from hf_transfer.errors import ArgumentError, PlanError
 from hf_transfer.plans import recipes
 from hf_transfer.plans.plan import TransferPlan
+from hf_transfer.trainer.fields import AUTO, TransferFields, rate_or_auto
 
 logger = logging.getLogger(__name__)
 
-AUTO = "auto"
-"""The recipe that `hf_transfer.diagnosis` chooses, and the learning rate that a range test measures."""
 MemoryFormat = Literal["auto", "channels_last", "default"]
 
 
-def rate_or_auto(given: Any) -> Any:
-    """A learning rate as a number, or "auto"; what the command line parses `--learning_rate` with.
-
-    Raises:
-        ArgumentError: It is neither.
-    """
-    if given == AUTO or not isinstance(given, str):
-        return given
-    try:
-        return float(given)
-    except ValueError as error:
-        raise ArgumentError(f"learning_rate must be a number or auto, found {given!r}.") from error
-
-
-if TYPE_CHECKING:
-    RateOrAuto = float
-else:
-    RateOrAuto = rate_or_auto  # HfArgumentParser takes a field's annotation as its parser
-
-
 @dataclass
-class TransferArguments(TrainingArguments):
+class TransferArguments(TransferFields, TrainingArguments):
     """Training arguments for `TransferTrainer`; all of transformers' own keep their names, defaults and meaning.
 
     Raises:
         ArgumentError: A value is not one of those listed, or flags contradict each other.
     """
-
-    learning_rate: RateOrAuto = field(
-        default=5e-5,
-        metadata={
-            "help": "Peak learning rate of pretrained layers; or auto: measured by a range test when a phase begins.",
-        },
-    )
-    recipe: str | None = field(
-        default=None,
-        metadata={
-            "help": "How to train, by name, or auto: a diagnosis of the data chooses. `hf-transfer train --help` "
-            "lists the recipes."
-        },
-    )
-    recipe_options: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": 'Options of the recipe as JSON, such as \'{"k": 2, "layer_decay": 0.75}\'.'}
-    )
-    plan: str | None = field(default=None, metadata={"help": "JSON file with a transfer plan, instead of a recipe."})
-    norm: str | None = field(
-        default=None,
-        metadata={
-            "help": "Batch normalisation in trained layers: eval (keep the pretrained statistics) or train (adapt "
-            "them). Default: what the recipe says.",
-            "choices": ["eval", "train"],
-        },
-    )
-    memory_format: str = field(
-        default="auto",
-        metadata={
-            "help": "Memory layout of the model: channels_last, default, or auto, which takes channels_last for "
-            "networks with batch normalisation (faster on a CPU: benchmarks/RESULTS.md) and default for all others.",
-            "choices": ["auto", "channels_last", "default"],
-        },
-    )
-
-    allow_plan_change: bool = field(
-        default=False,
-        metadata={
-            "help": "Resume from a checkpoint of another plan, other data, another optimizer or seed: finished phases "
-            "that both plans share are kept, the next one is started fresh from the checkpoint's weights."
-        },
-    )
-
-    cache_features: str = field(
-        default="auto",
-        metadata={
-            "help": "Compute the frozen part of the network once and keep it on disk: auto (where it pays), on "
-            "(wherever it is exact), off.",
-            "choices": ["auto", "on", "off"],
-        },
-    )
-    cache_gb: float = field(
-        default=20.0,
-        metadata={
-            "help": "Most that the feature cache may take on disk, in GB; what was not used for longest is evicted. "
-            "Its folder is HF_TRANSFER_CACHE, else hf_transfer/features in HF_HOME."
-        },
-    )
-    cache_views: int = field(
-        default=0,
-        metadata={
-            "help": "With random augmentation: number of views of each image that are stored and used in turn. 0 "
-            "draws a new one each time and stores nothing."
-        },
-    )
-
-    stop_on_non_finite_loss: bool = field(
-        default=True,
-        metadata={
-            "help": "Stop the run, before the weights are hurt, when the loss becomes NaN or infinite. False trains "
-            "on all the same, as Trainer does."
-        },
-    )
-
-    solver: str | None = field(
-        default=None,
-        metadata={
-            "help": "How the recipes linear_probe and svm find the head: logistic (the default), svm, ridge or sgd "
-            "solve it on features that are computed once; none trains it by gradient steps.",
-            "choices": ["logistic", "svm", "ridge", "sgd", "none"],
-        },
-    )
-    layer: str | None = field(
-        default=None,
-        metadata={
-            "help": "What a solved head reads: last (the default), auto, or the name of a layer group; all "
-            "needs --allow_probe_file."
-        },
-    )
-    allow_probe_file: bool = field(
-        default=False,
-        metadata={
-            "help": "Where no ordinary checkpoint can hold a solved head, keep it in a probe file that hf_transfer "
-            "alone can load (hf_transfer.load_probe)."
-        },
-    )
-    class_weights: str | None = field(
-        default=None,
-        metadata={"help": "Of a solved head: balanced, or JSON from class index to weight, such as '{\"0\": 2.5}'."},
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -162,15 +41,10 @@ class TransferArguments(TrainingArguments):
         if self.recipe_options is not None and not isinstance(self.recipe_options, dict):
             raise ArgumentError(f"recipe_options must be a JSON object, found {self.recipe_options!r}.")
         self.class_weights = _class_weights(self.class_weights)
-        for name, allowed in (
-            ("solver", (None, "logistic", "svm", "ridge", "sgd", "none")),
-            ("norm", (None, "eval", "train")),
-            ("memory_format", ("auto", "channels_last", "default")),
-            ("cache_features", ("auto", "on", "off")),
-        ):
-            if getattr(self, name) not in allowed:
-                choices = ", ".join(str(value) for value in allowed if value is not None)
-                raise ArgumentError(f"{name} must be one of {choices}; found {getattr(self, name)!r}.")
+        for each in fields(TransferFields):
+            value, choices = vars(self)[each.name], each.metadata.get("choices")
+            if choices and value not in choices and value != each.default:
+                raise ArgumentError(f"{each.name} must be one of {', '.join(choices)}; found {value!r}.")
         if not self.cache_gb > 0 or self.cache_views < 0:
             raise ArgumentError(
                 f"cache_gb must be above 0 and cache_views not below 0; found {self.cache_gb} and {self.cache_views}."

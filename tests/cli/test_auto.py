@@ -11,7 +11,7 @@ import pytest
 
 import hf_transfer as ht
 from hf_transfer.cli import auto, main
-from hf_transfer.cli.options import TrainDataOptions
+from hf_transfer.cli.flags import TrainDataOptions
 from hf_transfer.diagnosis import running
 from hf_transfer.diagnosis.candidates import Candidate
 from hf_transfer.diagnosis.decide import decide

@@ -104,3 +104,21 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["train", "--debug", "--dataset", "d"])
     assert cli.main(["train", "--debug", "underflow_overflow"]) == 1
     assert seen == [["--dataset", "d"], ["--debug", "underflow_overflow"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "100"}, None)],
+)
+def test_waiting_threads_yield_unless_the_user_chose(given: dict[str, str], expected: str | None) -> None:
+    """The policy is set before torch is imported, and a user's own setting is kept."""
+    code = (
+        "import os, sys\nfrom hf_transfer import cli\n"
+        "class Seen:\n    @staticmethod\n    def run(argv):\n"
+        "        print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)\n        return 0\n"
+        "cli.importlib.import_module = lambda name: Seen\nsys.exit(cli.main(['inspect', 'x']))"
+    )
+    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+    environment = {name: value for name, value in os.environ.items() if name not in ours} | given
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(expected), "False"]

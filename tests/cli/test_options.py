@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_transfer.cli.options import ModelOptions, TrainDataOptions, parse
+from hf_transfer.cli.flags import ModelOptions, TrainDataOptions
+from hf_transfer.cli.options import parse
 from hf_transfer.errors import ArgumentError
 from hf_transfer.trainer.args import TransferArguments
 
