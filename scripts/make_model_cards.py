@@ -27,8 +27,9 @@ from huggingface_hub import HfApi
 from hf_transfer.demo import demo_data_folder
 from hf_transfer.demo.weights import write_lite0_checkpoint
 from hf_transfer.hub.staging import Contents, stage
-from hf_transfer.reporting.card import CARD_NAME, PublishedFacts, render_card, validate_metadata
+from hf_transfer.reporting.card import PublishedFacts, render_card, validate_metadata
 from hf_transfer.reporting.record import RunRecord
+from hf_transfer.run_files import CARD_NAME
 
 FOLDER = Path(__file__).parent.parent / "model_cards"
 REVISIONS = FOLDER / "revisions.json"

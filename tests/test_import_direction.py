@@ -14,19 +14,13 @@ import hf_transfer
 PACKAGE = Path(hf_transfer.__file__).parent
 # Modules, or packages with all in them; each may import what stands before it, and what is in the same package.
 _LINES = (
-    "errors collision utils",
+    "errors run_files collision utils",
     "architectures plans data models",
     "solvers features feature_cache linear_probe evaluation",
     "phases figures checkpoints reporting hub",
     "trainer diagnosis demo doctor cli __main__",
 )
 ORDER = [name for line in _LINES for name in line.split()]
-# Imports against the order that are still to be cut.
-TO_CUT = {
-    ("figures", "diagnosis"),
-    ("reporting", "hub"),
-    ("reporting", "diagnosis"),
-}
 
 
 @dataclass(frozen=True)
@@ -105,9 +99,34 @@ def test_imports_point_to_earlier_modules(name: str) -> None:
         target = _place(inner)
         if target not in ORDER:  # a name of hf_transfer/__init__.py, such as __version__
             assert target in ("", "__version__"), f"line {found.line}: import {target} from its own module"
-        elif target != place and ORDER.index(target) > ORDER.index(place) and (place, target) not in TO_CUT:
+        elif target != place and ORDER.index(target) > ORDER.index(place):
             wrong.append(f"line {found.line}: {found.target}")
     assert not wrong, f"{name} imports later modules: {wrong}"
+
+
+def _module_of(target: str) -> str | None:
+    """The module of the package that an import names, or that holds the name that it imports."""
+    package, _, name = target.partition(".")
+    while package == PACKAGE.name and name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name if package == PACKAGE.name and name else None
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """There are no circles of modules: neither at run time nor in imports for types alone."""
+    imports = {
+        name: {_module_of(i.target) for i in _imports_of(path)} - {name, None} for name, path in MODULES.items()
+    }
+    while leaves := {name for name, targets in imports.items() if not targets & set(imports)}:
+        imports = {name: targets for name, targets in imports.items() if name not in leaves}
+    assert not imports, f"in circles, or behind one: {sorted(imports)}"
+
+
+def test_the_root_holds_few_modules() -> None:
+    """A newcomer finds a file by its folder: at most eight modules at the root, and no package of one."""
+    assert len(list(PACKAGE.glob("*.py"))) <= 8
+    for folder in (path for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()):
+        assert len(list(folder.glob("*.py"))) >= 2, folder.name
 
 
 _DECIDING = ("measurements", "priors", "rules", "candidates", "reasons", "decide")

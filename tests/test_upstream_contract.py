@@ -18,7 +18,7 @@ from transformers import Trainer
 
 import hf_transfer as ht
 from hf_transfer.architectures import timm_layouts
-from hf_transfer.checkpoints.folders import TRAINER_STATE
+from hf_transfer.run_files import TRAINER_STATE
 from hf_transfer.trainer.probe_trainer import LinearProbeTrainer
 from tests.helpers import tiny
 from tests.helpers.training import RandomImages, arguments

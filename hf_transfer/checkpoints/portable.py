@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers.trainer_pt_utils import safe_globals
 
-from hf_transfer.checkpoints.folders import TRAINER_STATE
 from hf_transfer.errors import PlanError, PublishError
+from hf_transfer.run_files import TRAINER_STATE
 
 logger = logging.getLogger(__name__)
 

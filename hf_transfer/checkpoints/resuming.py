@@ -13,12 +13,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 from transformers.trainer_callback import TrainerState
 
-from hf_transfer.checkpoints.folders import TRAINER_STATE, recover
+from hf_transfer.checkpoints.folders import recover
 from hf_transfer.checkpoints.run_state import MEASURED, RATE, RunState, differences, followed_differences
 from hf_transfer.errors import PlanError
 from hf_transfer.phases.resolved import ResolvedPlan
 from hf_transfer.phases.schedules import set_rates
 from hf_transfer.plans.plan import TransferPlan
+from hf_transfer.run_files import TRAINER_STATE
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from hf_transfer.architectures.lookup import architecture_name
 from hf_transfer.data.identity import data_fingerprint, transform_description
 from hf_transfer.errors import PlanError
 from hf_transfer.plans.plan import TransferPlan
+from hf_transfer.run_files import STATE_FILE
 from hf_transfer.utils.modules import named_parameters
 
-STATE_FILE = "transfer_state.json"
 # What decides which images a step sees, and what is drawn at random.
 _DRAWN = ("seed", "data_seed", "dataloader_drop_last", "train_sampling_strategy")
 # What a resumed run may change: it continues with the new value.

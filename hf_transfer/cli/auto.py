@@ -12,11 +12,11 @@ from transformers import IntervalStrategy
 from hf_transfer.cli.flags import DiagnosisOptions, TrainDataOptions
 from hf_transfer.cli.terminal import Terminal
 from hf_transfer.data import ImageData
-from hf_transfer.diagnosis.result import FILE, Diagnosis
+from hf_transfer.diagnosis.result import Diagnosis
 from hf_transfer.diagnosis.running import check_budget, diagnose
 from hf_transfer.errors import ArgumentError
 from hf_transfer.models.loading import LoadedModel
-from hf_transfer.models.timm_interop import PLAN_FILE
+from hf_transfer.run_files import DIAGNOSIS_FILE, PLAN_FILE
 from hf_transfer.trainer.args import TransferArguments
 from hf_transfer.trainer.fields import AUTO
 from hf_transfer.utils.files import write_atomically
@@ -93,7 +93,7 @@ def stored_diagnosis(folder: Path, checkpoint: str | bool) -> Diagnosis:
         ArgumentError: There is none.
     """
     folders = ([Path(checkpoint), Path(checkpoint).parent] if isinstance(checkpoint, str) else []) + [folder]
-    for path in (each / name for each in folders for name in (PLAN_FILE, FILE)):
+    for path in (each / name for each in folders for name in (PLAN_FILE, DIAGNOSIS_FILE)):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -102,8 +102,8 @@ def stored_diagnosis(folder: Path, checkpoint: str | bool) -> Diagnosis:
         if found is not None:
             return Diagnosis.from_dict(found)
     raise ArgumentError(
-        f"The run to resume has no stored diagnosis ({PLAN_FILE} or {FILE}). Resume with the recipe that it was "
-        "trained by, or start a new run in another output folder."
+        f"The run to resume has no stored diagnosis ({PLAN_FILE} or {DIAGNOSIS_FILE}). Resume with the recipe that it "
+        "was trained by, or start a new run in another output folder."
     )
 
 
@@ -146,6 +146,6 @@ def keep(diagnosis: Diagnosis, folder: Path) -> None:
     """Write the diagnosis into the output folder before the training begins, so that a resumed run finds it."""
     data = diagnosis.to_dict()
     check_private(data)
-    diagnosis.save(folder / FILE)
+    diagnosis.save(folder / DIAGNOSIS_FILE)
     plan = {"plan": data["plan"], "diagnosis": data}
     write_atomically(folder / PLAN_FILE, json.dumps(plan, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -15,10 +15,9 @@ from hf_transfer.cli.options import parse
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.diagnosis.candidates import Candidate
 from hf_transfer.diagnosis.measurements import LAST
-from hf_transfer.diagnosis.result import FILE
 from hf_transfer.diagnosis.running import check_budget, diagnose
-from hf_transfer.figures.accuracy_by_depth import FILE as FIGURE
 from hf_transfer.models.loading import check_trainable
+from hf_transfer.run_files import DEPTHS_FIGURE, DIAGNOSIS_FILE
 
 
 def run(argv: Sequence[str]) -> int:
@@ -52,10 +51,10 @@ def run(argv: Sequence[str]) -> int:
         found.save(options.json)
     if options.output_dir is not None:
         folder = Path(options.output_dir)
-        found.save(folder / FILE)
-        found.plot(folder / "figures" / FIGURE)
+        found.save(folder / DIAGNOSIS_FILE)
+        found.plot(folder / "figures" / DEPTHS_FIGURE)
         terminal.heading("Files")
-        terminal.text(f"{folder}: {FILE}, figures/{FIGURE}")
+        terminal.text(f"{folder}: {DIAGNOSIS_FILE}, figures/{DEPTHS_FIGURE}")
     return 0
 
 

@@ -21,11 +21,13 @@ from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.data import ImageData, collate, eval_transform
 from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import METRIC_TITLES, MetricValue, evaluate_predictions, make_compute_metrics
-from hf_transfer.linear_probe.probe_file import is_probe, load_probe
+from hf_transfer.evaluation.tables import per_class_table
+from hf_transfer.linear_probe.probe_file import load_probe
 from hf_transfer.models.loading import label_names_of, load_trained
 from hf_transfer.reporting.record import RunRecord
 from hf_transfer.reporting.results import SplitResult, write_evaluation
 from hf_transfer.reporting.run_folder import RunFolder
+from hf_transfer.run_files import is_probe
 from hf_transfer.trainer.args import TransferArguments
 from hf_transfer.trainer.trainer import TransferTrainer
 
@@ -73,7 +75,7 @@ def run(argv: Sequence[str]) -> int:
     terminal.heading(f"Data: {data.name}")
     terminal.data(data)
     terminal.results([result.report])
-    terminal.text(result.report.per_class_table())
+    terminal.text(per_class_table(result.report))
     if options.output_dir is not None and trainer.is_world_process_zero():
         write_evaluation(Path(options.output_dir), result)
         terminal.text(f"\nWritten to {options.output_dir}.")

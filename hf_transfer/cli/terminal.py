@@ -51,9 +51,11 @@ class Terminal:
 
     def results(self, reports: Sequence[EvaluationReport]) -> None:
         """Print the metrics of each split."""
+        from hf_transfer.evaluation.tables import metrics_table
+
         for report in reports:
             self.heading("Evaluation")
-            self.text(report.table())
+            self.text(metrics_table(report))
 
     def files(self, folder: Path, needs_us: bool = False) -> None:
         """Print where the results are, and how to load the model; a probe file needs hf_transfer."""

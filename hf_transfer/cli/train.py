@@ -36,15 +36,15 @@ from hf_transfer.evaluation import make_compute_metrics
 from hf_transfer.evaluation.calibration import measure_calibration
 from hf_transfer.hub import PROBE_IS_NOT_PUBLISHED, check_target
 from hf_transfer.hub.scan import check_names
-from hf_transfer.linear_probe.probe_file import is_probe
 from hf_transfer.models.loading import LoadedModel, check_trainable
 from hf_transfer.plans import recipes
 from hf_transfer.plans.plan import TransferPlan
 from hf_transfer.reporting.card import render_card, validate_metadata
 from hf_transfer.reporting.record import RunRecord
-from hf_transfer.reporting.results import SKIPPED_FILE, SplitResult, write_results
+from hf_transfer.reporting.results import SplitResult, write_results
 from hf_transfer.reporting.run_folder import RunFolder
 from hf_transfer.reporting.verification_samples import write_samples
+from hf_transfer.run_files import SKIPPED_FILE, is_probe
 from hf_transfer.trainer.args import TransferArguments, measures_rate, plan_from_arguments
 from hf_transfer.trainer.checks import check_processes
 from hf_transfer.trainer.probe_trainer import LinearProbeTrainer, solves

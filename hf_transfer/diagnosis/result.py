@@ -24,7 +24,6 @@ from hf_transfer.figures.style import shortened
 from hf_transfer.plans.plan import TransferPlan
 from hf_transfer.utils.files import write_atomically
 
-FILE = "diagnosis.json"
 _WIDTH = 100
 
 
@@ -116,7 +115,7 @@ class Diagnosis:
         Raises:
             OutputError: The file cannot be written.
         """
-        return accuracy_by_depth(self.evidence, Path(path), self.decision.layer)
+        return accuracy_by_depth(self.evidence.to_dict(), Path(path), self.decision.layer)
 
     def heading(self) -> str:
         """The scenario and the recipe, in a line."""

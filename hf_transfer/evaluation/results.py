@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_transfer.errors import DataError
-from hf_transfer.evaluation import tables
 from hf_transfer.evaluation.intervals import bootstrap_intervals, wilson_interval
 from hf_transfer.evaluation.scores import SCALARS, ImageScores, scalar_names, score_images
 
@@ -127,17 +126,6 @@ class EvaluationReport:
                 f"Expected an evaluation as EvaluationReport.to_dict() writes it, found a fault: {error!r}. "
                 "Evaluate the model again."
             ) from error
-
-    def table(self) -> str:
-        """The metrics with their 95 % intervals, as text for a terminal."""
-        return tables.metrics_table(self)
-
-    def per_class_table(self) -> str:
-        """Precision, recall, F1 and number of images of each class, as text for a terminal.
-
-        With more than 50 classes only the ten worst and the ten best are shown.
-        """
-        return tables.per_class_table(self)
 
 
 def evaluate_predictions(

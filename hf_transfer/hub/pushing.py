@@ -21,7 +21,7 @@ from hf_transfer.hub.publishing import Publication, publish
 from hf_transfer.hub.scan import scan
 from hf_transfer.hub.staging import allowed_files
 from hf_transfer.hub.upload import Upload, make_repository, send
-from hf_transfer.reporting.card import CARD_NAME
+from hf_transfer.run_files import CARD_NAME
 
 logger = logging.getLogger(__name__)
 

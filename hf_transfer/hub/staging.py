@@ -9,7 +9,6 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,38 +16,28 @@ from urllib.parse import unquote
 
 from huggingface_hub import HfApi
 
-from hf_transfer.checkpoints.folders import TRAINER_STATE, checkpoint_steps, complete_checkpoints
+from hf_transfer.checkpoints.folders import checkpoint_steps, complete_checkpoints
 from hf_transfer.checkpoints.portable import STATE_FILES, pack
 from hf_transfer.errors import OutputError, PublishError
 from hf_transfer.hub.extras import EVAL_RESULTS, stage_widget_images, write_eval_results
-from hf_transfer.linear_probe.probe_file import is_probe
-from hf_transfer.reporting.card import CARD_NAME, PublishedFacts, adopt_edits, validate_metadata, write_card
+from hf_transfer.reporting.card import PublishedFacts, adopt_edits, validate_metadata, write_card
 from hf_transfer.reporting.card_metadata import WIDGET_IMAGES
 from hf_transfer.reporting.record import RunRecord
-
-ALLOWED = (
-    "config.json",
-    "model.safetensors",
-    "model-?????-of-?????.safetensors",
-    "model.safetensors.index.json",
-    "preprocessor_config.json",
-    "processor_config.json",
+from hf_transfer.run_files import (
     CARD_NAME,
-    "transfer_plan.json",
-    "run.json",
-    "all_results.json",
-    "train_results.json",
-    "eval_results.json",
-    "test_results.json",
-    "figures/accuracy_by_depth.png",
-    "figures/confusion_matrix.png",
-    "figures/layer_plan.png",
-    "figures/learning_curves.png",
-    "figures/learning_rate_range.png",
+    DIAGNOSIS_FILE,
+    RECORD,
+    TRAINER_STATE,
+    is_probe,
+    matches,
+    patterns,
+    without_stale_weights,
 )
+
+ALLOWED = patterns(published=("always",))
 """Patterns of the files that are published; pickles, optimizer states, caches and whatever else lies in the folder are
 not."""
-EXAMPLES = ("figures/worst_mistakes.png", "predictions*.parquet", "report.html")
+EXAMPLES = patterns(published=("examples",))
 """What shows images of the data or their file names: published only if asked for."""
 _MADE = (f"{WIDGET_IMAGES}?.png", f"{EVAL_RESULTS}*.yaml")
 
@@ -58,13 +47,8 @@ PROBE_IS_NOT_PUBLISHED = (
 )
 CHECKPOINT = "checkpoint"
 """Folder in the repository for the state that a run can be resumed from."""
-_DIAGNOSIS = "diagnosis.json"
-# Written by modules that stand above this one: measured learning rates, and what the recipe auto goes on with.
-_BESIDE_STATE = ("learning_rate_range.json", "weight_average.safetensors", _DIAGNOSIS)
 _CHECKPOINT_FILES = (
-    "transfer_state.json",
-    "trainer_state.json",
-    *_BESIDE_STATE,
+    *patterns(published=("checkpoint",)),
     *(f"{Path(name).stem}.{end}" for name in STATE_FILES for end in ("json", "safetensors")),
 )
 
@@ -134,21 +118,15 @@ class Staged:
 
 def is_allowed(path: str, include_examples: bool = False) -> bool:
     """Whether a file, given relative to the folder with slashes, is one of those that are published."""
-    return _matches(path, (*ALLOWED, *EXAMPLES) if include_examples else ALLOWED)
+    return matches(path, (*ALLOWED, *EXAMPLES) if include_examples else ALLOWED)
 
 
 def is_ours(path: str) -> bool:
     """Whether a file in a repository is one that some publication could have put there."""
     folder, _, name = path.rpartition("/")
     if folder == CHECKPOINT:
-        return _matches(name, (*ALLOWED, *_CHECKPOINT_FILES))
-    return _matches(path, (*ALLOWED, *EXAMPLES, *_MADE))
-
-
-def _matches(path: str, patterns: Iterable[str]) -> bool:
-    # fnmatch's star would match a slash.
-    depth = path.count("/")
-    return any(pattern.count("/") == depth and fnmatchcase(path, pattern) for pattern in patterns)
+        return matches(name, (*ALLOWED, *_CHECKPOINT_FILES))
+    return matches(path, (*ALLOWED, *EXAMPLES, *_MADE))
 
 
 def refuse_probe(folder: Path) -> None:
@@ -173,7 +151,7 @@ def allowed_files(folder: Path, include_examples: bool = False) -> list[str]:
     here = [*folder.glob("*"), *folder.glob("figures/*")]
     # A link could lead to any file of the machine.
     names = sorted(p.relative_to(folder).as_posix() for p in here if p.is_file() and not p.is_symlink())
-    found = [name for name in names if is_allowed(name, include_examples)]
+    found = without_stale_weights(folder, (name for name in names if is_allowed(name, include_examples)))
     if "config.json" not in found or not any(name.endswith(".safetensors") for name in found):
         raise PublishError(
             f"{folder} holds no model to publish: expected config.json and model.safetensors, found "
@@ -202,7 +180,7 @@ def stage(
         ArgumentError: The card is not valid.
     """
     files = allowed_files(folder, contents.include_examples)
-    has_record = "run.json" in files
+    has_record = RECORD in files
     if not has_record and (contents.widget_images or contents.benchmark_task):
         raise PublishError(f"{folder} has no run.json, without which widget_images and benchmark_task cannot be used.")
     try:
@@ -241,7 +219,7 @@ def _stage_extras(
         files += [example["src"].partition("/resolve/main/")[2] for example in widget]
         card = replace(card, widget=tuple(widget))
     if contents.benchmark_task:
-        record = RunRecord.load(target / "run.json").to_dict()
+        record = RunRecord.load(target / RECORD).to_dict()
         files.append(write_eval_results(record, contents.benchmark_task, target, api))
     return files, card
 
@@ -259,7 +237,7 @@ def stage_checkpoint(folder: Path, target: Path) -> tuple[int, list[str]]:
     Raises:
         PublishError: There is no checkpoint that can be resumed.
     """
-    last = next((path for path in complete_checkpoints(folder) if _is_of_run(path, folder / "run.json")), None)
+    last = next((path for path in complete_checkpoints(folder) if _is_of_run(path, folder / RECORD)), None)
     if last is None:
         raise PublishError(
             f"{folder} holds no complete checkpoint of this run to include. Publish without include_checkpoint, or "
@@ -267,12 +245,13 @@ def stage_checkpoint(folder: Path, target: Path) -> tuple[int, list[str]]:
         )
     step = next(number for number, path in checkpoint_steps(folder).items() if path == last)
     names = [name for name in allowed_files(last) if name != CARD_NAME and "/" not in name]
-    names += [name for name in ("transfer_state.json", *_BESIDE_STATE) if (last / name).is_file()]
+    beside = (name for name in patterns(published=("checkpoint",)) if name != TRAINER_STATE)  # `pack` writes that
+    names += [name for name in beside if (last / name).is_file()]
     target.mkdir()
     _copy(last, target, names)
-    if _DIAGNOSIS not in names and (folder / _DIAGNOSIS).is_file():  # a checkpoint itself has none
-        _copy(folder, target, [_DIAGNOSIS])
-        names.append(_DIAGNOSIS)
+    if DIAGNOSIS_FILE not in names and (folder / DIAGNOSIS_FILE).is_file():  # a checkpoint itself has none
+        _copy(folder, target, [DIAGNOSIS_FILE])
+        names.append(DIAGNOSIS_FILE)
     return step, [*names, *pack(last, target)]
 
 
@@ -300,7 +279,7 @@ def _write_card(
 ) -> None:
     write_card(
         folder,
-        RunRecord.load(folder / "run.json").to_dict(),
+        RunRecord.load(folder / RECORD).to_dict(),
         repo_id=repo_id,
         figures={PurePosixPath(name).stem: name for name in files if name.startswith("figures/")},
         license=contents.license,

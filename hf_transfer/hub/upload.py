@@ -15,7 +15,7 @@ from huggingface_hub.hf_api import ModelInfo
 from hf_transfer.errors import ArgumentError, PublishError
 from hf_transfer.hub.access import Target, explained
 from hf_transfer.hub.retrying import ATTEMPTS, TRANSIENT, UploadError, may_pass, retried, status_of, wait
-from hf_transfer.reporting.card import CARD_NAME
+from hf_transfer.run_files import CARD_NAME
 
 _CONFLICT = 412
 _EXISTS = 409

@@ -29,13 +29,13 @@ from hf_transfer.features.reading import model_inputs, pixel_values, read_batche
 from hf_transfer.features.taps import TapReader
 from hf_transfer.models.loading import LoadedModel, label_names_of, load_trained
 from hf_transfer.models.memory_format import set_memory_format
+from hf_transfer.run_files import PROBE_FILE, PROBE_WEIGHTS, is_probe
 from hf_transfer.solvers import LinearHead
 from hf_transfer.utils.environment import collect_versions
 from hf_transfer.utils.files import write_atomically
 from hf_transfer.utils.hashing import digests
 from hf_transfer.utils.modules import is_inside
 
-PROBE_FILE, PROBE_WEIGHTS = "probe.json", "probe.safetensors"
 SCHEMA = 1
 POOLING = "mean over all positions"
 
@@ -240,17 +240,6 @@ def load_probe(folder: str | Path) -> Probe:
             "folder of the run, or train again."
         )
     return Probe(loaded, ProbeModel(loaded.model, probe, facts["memory_format"]))
-
-
-def remove_probe(folder: str | Path) -> None:
-    """Remove the probe file of an earlier run, which does not belong to what is saved now."""
-    for name in (PROBE_FILE, PROBE_WEIGHTS):
-        (Path(folder) / name).unlink(missing_ok=True)
-
-
-def is_probe(folder: str | Path) -> bool:
-    """Whether a folder's result is a probe file."""
-    return (Path(folder) / PROBE_FILE).is_file()
 
 
 def _body_fingerprint(model: nn.Module) -> str:

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-PLAN_FILE = "transfer_plan.json"
 _TIMM_PREFIX = "timm_model."
 
 

@@ -14,10 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hf_transfer.errors import PlanError
+from hf_transfer.run_files import AVERAGE_FILE
 
-AVERAGE_FILE = "weight_average.safetensors"
-"""In a checkpoint from within such a phase: the mean so far, and the weights that training continues with. The
-checkpoint's own weights are the mean, as it was evaluated."""
 _MEAN, _LATEST, _COUNT = "mean.", "latest.", "count"
 
 Tensors = Mapping[str, torch.Tensor]

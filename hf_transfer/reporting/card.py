@@ -31,13 +31,13 @@ from hf_transfer.reporting.card_metadata import (
     users_license,
     validate_metadata,
 )
+from hf_transfer.run_files import CARD_NAME
 from hf_transfer.utils.files import write_atomically
 from hf_transfer.utils.hub_ids import is_repo_id
 from hf_transfer.utils.privacy import check_private
 
 __all__ = ["CARD_NAME", "PublishedFacts", "adopt_edits", "render_card", "validate_metadata", "write_card"]
 
-CARD_NAME = "README.md"
 _USER_START, _USER_END = "<!-- user:start -->", "<!-- user:end -->"
 _USER_BLOCK = f"{_USER_START}\n{_USER_END}"
 _HUB = "https://huggingface.co/"

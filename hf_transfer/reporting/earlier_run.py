@@ -7,31 +7,14 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_transfer.hub.staging import ALLOWED, EXAMPLES
-from hf_transfer.models.timm_interop import PLAN_FILE
-from hf_transfer.reporting.card import CARD_NAME
 from hf_transfer.reporting.verification_samples import sample_files
+from hf_transfer.run_files import EARLIER_RUN, PLAN_FILE, RECORD, REPORT, TRAINED, patterns
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "earlier_run"
-"""In the output folder; holds a folder for each time that something was moved aside, the highest number last."""
-RECORD = "run.json"
-_REPORT = "report.html"
-# Whoever finds these finds the folder of a run; results alone may be of an evaluation before the first training.
-_EVIDENCE = (RECORD, "model.safetensors", "model.safetensors.index.json")
-# May be made before the training that rests on it, but not before the end of the earlier one.
-_DIAGNOSIS = ("diagnosis.json", "figures/accuracy_by_depth.png")
-# Figures by name: others in that folder are the user's.
-_FIGURES = tuple(name for name in (*ALLOWED, *EXAMPLES) if name.startswith("figures/") and name not in _DIAGNOSIS)
-_RESULTS = (
-    *(f"{split}_results.json" for split in ("all", "train", "eval", "test")),
-    *_FIGURES,
-    "predictions*.parquet",
-    _REPORT,
-)
-# Tell what the results are of, and are replaced by those who write them.
-_DESCRIPTIONS = (RECORD, CARD_NAME, PLAN_FILE)
+_RESULTS = patterns(part="results")
+# A diagnosis may be made before the training that rests on it, but not before the end of the earlier one.
+_DIAGNOSIS = patterns(part="diagnosis")
 
 
 def set_aside(folder: Path, since: float, has_plan: bool) -> list[str]:
@@ -48,13 +31,13 @@ def set_aside(folder: Path, since: float, has_plan: bool) -> list[str]:
     Returns:
         What was moved.
     """
-    if not any(_is_older(folder / name, since) for name in _EVIDENCE):
+    if not any(_is_older(folder / name, since) for name in TRAINED):
         return []
     found = [path for pattern in _RESULTS for path in folder.glob(pattern)] + sample_files(folder)
     names = [path.relative_to(folder).as_posix() for path in found if _is_older(path, since)]
-    ended = max(_modified(folder / name) for name in (RECORD, _REPORT))
+    ended = max(_modified(folder / name) for name in (RECORD, REPORT))
     names += [name for name in _DIAGNOSIS if _is_older(folder / name, min(since, ended + 1e-6))]
-    described = [name for name in _DESCRIPTIONS if _is_older(folder / name, since)]
+    described = [name for name in patterns(part="description") if _is_older(folder / name, since)]
     if not has_plan and PLAN_FILE in described:
         described.remove(PLAN_FILE)
         names.append(PLAN_FILE)
@@ -62,8 +45,8 @@ def set_aside(folder: Path, since: float, has_plan: bool) -> list[str]:
 
 
 def _move(folder: Path, names: Sequence[str], described: Sequence[str]) -> list[str]:
-    numbers = [int(path.name) for path in (folder / FOLDER).glob("*") if path.name.isdecimal()]
-    kept = folder / FOLDER / str(max(numbers, default=0) + 1)
+    numbers = [int(path.name) for path in (folder / EARLIER_RUN).glob("*") if path.name.isdecimal()]
+    kept = folder / EARLIER_RUN / str(max(numbers, default=0) + 1)
     moved: list[str] = []
     try:
         for name in names:

@@ -12,11 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_transfer.data import SkippedImage, decode_image
-from hf_transfer.diagnosis.result import FILE as DIAGNOSIS_FILE
-from hf_transfer.diagnosis.result import Diagnosis
 from hf_transfer.errors import OutputError
 from hf_transfer.evaluation import EvaluationReport, most_confident_errors, write_predictions
-from hf_transfer.figures.accuracy_by_depth import FILE as DEPTHS_FIGURE
+from hf_transfer.figures.accuracy_by_depth import accuracy_by_depth
 from hf_transfer.figures.confusion_matrix import confusion_matrix
 from hf_transfer.figures.layer_plan import layer_plan
 from hf_transfer.figures.learning_curves import PhaseSpan, learning_curves
@@ -25,29 +23,10 @@ from hf_transfer.figures.mistakes import worst_mistakes
 from hf_transfer.reporting.card import write_card
 from hf_transfer.reporting.html_report import write_report
 from hf_transfer.reporting.record import RunRecord
+from hf_transfer.run_files import DEPTHS_FIGURE, EVALUATION_FILE, PLAN_FILE, RECORD, REPORT, SKIPPED_FILE
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-SKIPPED_FILE = "skipped_images.json"
-"""Names of images that were left out: they can tell of people, and so are in no file that is published."""
-# What a run leaves behind, as far as it says that the folder is one's.
-_RUN_FILES = ("config.json", "model.safetensors", "run.json", "transfer_plan.json", "trainer_state.json")
-_RUN_PATTERNS = (
-    *_RUN_FILES,
-    "README.md",
-    "report.html",
-    DIAGNOSIS_FILE,
-    "predictions*.parquet",
-    SKIPPED_FILE,
-    "*_results.json",
-    "preprocessor_config.json",
-    "probe.json",
-    "probe.safetensors",
-    "figures",
-    "earlier_run",
-    "checkpoint-*",
-)
 
 
 @dataclass(frozen=True)
@@ -82,18 +61,18 @@ def write_results(
         OutputError: A file cannot be written; the model in the folder is not touched.
     """
     try:
-        record.save(folder / "run.json")
+        record.save(folder / RECORD)
         data = record.to_dict()
         plan = data["training"]["plan"]
         if plan is not None:
             stated = plan if data["diagnosis"] is None else plan | {"diagnosis": data["diagnosis"]}
-            (folder / "transfer_plan.json").write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
+            (folder / PLAN_FILE).write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
         for position, result in enumerate(results):
             name = "predictions.parquet" if position == 0 else f"predictions_{result.report.split}.parquet"
             _write_predictions(folder / name, result)
         figures = _write_figures(folder / "figures", data, results[0])
         write_card(folder, data, figures={path.stem: f"figures/{path.name}" for path in figures})
-        write_report(folder / "report.html", data, data["evaluation"], figures)
+        write_report(folder / REPORT, data, data["evaluation"], figures)
         (folder / SKIPPED_FILE).unlink(missing_ok=True)
         if skipped:
             listed = json.dumps([asdict(image) for image in skipped], indent=2)
@@ -112,7 +91,7 @@ def write_evaluation(folder: Path, result: SplitResult) -> None:
         figures = folder / "figures"
         figures.mkdir(parents=True, exist_ok=True)
         text = json.dumps(result.report.to_dict(), indent=2)
-        (folder / "evaluation.json").write_text(text + "\n", encoding="utf-8")
+        (folder / EVALUATION_FILE).write_text(text + "\n", encoding="utf-8")
         _write_predictions(folder / "predictions.parquet", result)
         confusion_matrix(result.report, figures / "confusion_matrix.png")
         _write_mistakes(figures / "worst_mistakes.png", result)
@@ -145,7 +124,7 @@ def _write_figures(folder: Path, data: Mapping[str, Any], result: SplitResult) -
 
 
 def _write_depths(path: Path, diagnosis: Mapping[str, Any] | None) -> Path | None:
-    return None if diagnosis is None else Diagnosis.from_dict(diagnosis).plot(path)
+    return None if diagnosis is None else accuracy_by_depth(diagnosis["measurements"], path, diagnosis["layer"])
 
 
 def _write_mistakes(path: Path, result: SplitResult) -> Path | None:

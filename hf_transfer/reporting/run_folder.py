@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from hf_transfer.errors import OutputError
 from hf_transfer.reporting.verification_samples import remove_samples
+from hf_transfer.run_files import EVIDENCE, removable
 
 if TYPE_CHECKING:
-    pass
-from hf_transfer.reporting.results import _RUN_FILES, _RUN_PATTERNS
+    from torch import nn
 
 # Weights, and twice as much for the state of Adam.
 _SIZE_OF_CHECKPOINT = 3
@@ -27,7 +26,7 @@ class RunFolder:
 
     Attributes:
         path: The folder; need not exist.
-        resume: The run goes on from a checkpoint in the folder.
+        resume: The run resumes from a checkpoint in the folder.
         overwrite: The files of an earlier run may be removed; other files never are.
     """
 
@@ -47,7 +46,7 @@ class RunFolder:
         if earlier and not (self.resume or self.overwrite):
             raise OutputError(
                 f"The output folder {self.path} holds another run ({', '.join(earlier[:4])}). Choose another "
-                "--output_dir, go on with that run by --resume_from_checkpoint true, or replace it by "
+                "--output_dir, resume that run by --resume_from_checkpoint true, or replace it by "
                 "--overwrite_output_dir."
             )
         existing = next(p for p in (self.path, *self.path.resolve().parents) if p.exists())
@@ -82,14 +81,15 @@ class RunFolder:
         """
         try:
             if self.overwrite and not self.resume:
-                for pattern in _RUN_PATTERNS:
-                    for found in self.path.glob(pattern):
-                        shutil.rmtree(found) if found.is_dir() else found.unlink()
+                for found in removable(self.path):
+                    shutil.rmtree(found) if found.is_dir() else found.unlink()
                 remove_samples(self.path)
+                with contextlib.suppress(OSError):  # not there, or not empty
+                    (self.path / "figures").rmdir()
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"The output folder {self.path} cannot be prepared: {error}.") from error
 
     def _earlier_run(self) -> list[str]:
-        names = [name for name in _RUN_FILES if (self.path / name).exists()]
+        names = [name for name in EVIDENCE if (self.path / name).exists()]
         return names + sorted(found.name for found in self.path.glob("checkpoint-*"))

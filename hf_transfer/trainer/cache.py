@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import torch
-from transformers import TrainerState
+from transformers import Trainer, TrainerState
 from transformers.trainer_utils import has_length
 
 from hf_transfer.feature_cache.cache import FeatureCache
 from hf_transfer.feature_cache.decision import CacheSettings
 from hf_transfer.phases.current import CurrentPhase
 from hf_transfer.utils.random_state import own_random_numbers
-
-if TYPE_CHECKING:
-    from hf_transfer.trainer.base import BaseTrainer
 
 
 class PhaseCache:
@@ -30,7 +27,7 @@ class PhaseCache:
         evaluations: How often the present phase is evaluated.
     """
 
-    def __init__(self, trainer: BaseTrainer) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.features = make_cache(trainer)
         self.evaluations = 0.0
@@ -82,7 +79,7 @@ class PhaseCache:
         self.features.close()
 
 
-def make_cache(trainer: BaseTrainer) -> FeatureCache:
+def make_cache(trainer: Trainer) -> FeatureCache:
     """The feature cache of a run.
 
     Args:
@@ -106,7 +103,7 @@ def make_cache(trainer: BaseTrainer) -> FeatureCache:
     return FeatureCache(model, dataset, collator, settings, _obstacle(trainer))
 
 
-def _obstacle(trainer: BaseTrainer) -> str | None:
+def _obstacle(trainer: Trainer) -> str | None:
     """What of the trainer's settings asks for the whole model."""
     args = trainer.args
     asked = {

@@ -9,16 +9,14 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers import Trainer
 
 from hf_transfer.errors import DataError
-
-if TYPE_CHECKING:
-    from hf_transfer.trainer.base import BaseTrainer
 
 _ITEMS = "num_items_in_batch"
 
@@ -31,7 +29,7 @@ class LossScaling:
             `compute_loss_func` are corrected.
     """
 
-    def __init__(self, trainer: BaseTrainer) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._weights: Iterator[float] = iter(())
         model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)

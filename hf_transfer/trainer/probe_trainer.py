@@ -20,11 +20,12 @@ from hf_transfer.features import LAST
 from hf_transfer.features.extract import extract_features
 from hf_transfer.linear_probe.head import classifiers
 from hf_transfer.linear_probe.labels import labels_of
-from hf_transfer.linear_probe.probe_file import joined, remove_probe, save_probe
+from hf_transfer.linear_probe.probe_file import joined, save_probe
 from hf_transfer.linear_probe.solving import HeadSolution, solve_head
 from hf_transfer.models.memory_format import set_memory_format
 from hf_transfer.phases.resolved import resolve_plan
 from hf_transfer.plans.plan import Phase, TransferPlan
+from hf_transfer.run_files import remove_probe
 from hf_transfer.solvers import SOLVERS, ClassWeights
 from hf_transfer.solvers.head import cross_entropy
 from hf_transfer.trainer.args import TransferArguments, TransferOptions, plan_from_arguments

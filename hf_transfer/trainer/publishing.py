@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 
 from hf_transfer.errors import ArgumentError, PublishError, TransferError
 from hf_transfer.hub import Publication, TrainingPush
-from hf_transfer.reporting.card import CARD_NAME, write_card
-from hf_transfer.reporting.earlier_run import RECORD, set_aside
+from hf_transfer.reporting.card import write_card
+from hf_transfer.reporting.earlier_run import set_aside
 from hf_transfer.reporting.record import RunRecord
 from hf_transfer.reporting.verification_samples import write_samples
+from hf_transfer.run_files import CARD_NAME, RECORD
 from hf_transfer.trainer.record import bare_record
-
-if TYPE_CHECKING:
-    from hf_transfer.trainer.base import BaseTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ class RunPublisher:
         push: Where the run is pushed to; None where it is not, and in other processes than the first.
     """
 
-    def __init__(self, trainer: BaseTrainer) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.push: TrainingPush | None = None
 

@@ -6,21 +6,18 @@ import json
 import logging
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import Trainer
 
 from hf_transfer.phases.current import CurrentPhase
 from hf_transfer.phases.learning_rate_range import RangeTest, geometric_rates, has_diverged, read_off
 from hf_transfer.phases.schedules import take_new_rates
+from hf_transfer.run_files import RANGE_FILE
 from hf_transfer.trainer.trial_steps import cannot_try, trial_batches, trial_step, undone
 from hf_transfer.utils.distributed import from_first
 
-if TYPE_CHECKING:
-    from hf_transfer.trainer.base import BaseTrainer
-
 logger = logging.getLogger(__name__)
-
-RANGE_FILE = "learning_rate_range.json"
-"""In a checkpoint: the tests of the phases that had begun, so that a resumed run keeps their rates."""
 
 
 class RangeTests:
@@ -34,7 +31,7 @@ class RangeTests:
         tests: The tests by index of the phase.
     """
 
-    def __init__(self, trainer: BaseTrainer, phase: CurrentPhase) -> None:
+    def __init__(self, trainer: Trainer, phase: CurrentPhase) -> None:
         self.trainer = trainer
         self.phase = phase
         self.tests: dict[int, RangeTest] = {}

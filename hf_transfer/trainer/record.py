@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import Trainer
 
 from hf_transfer.data import ImageData, Preprocessing
 from hf_transfer.evaluation import EvaluationReport
@@ -15,17 +17,14 @@ from hf_transfer.reporting.record import RunRecord
 from hf_transfer.utils.environment import collect_hardware, collect_versions
 from hf_transfer.utils.privacy import sanitise_command
 
-if TYPE_CHECKING:
-    from hf_transfer.trainer.base import BaseTrainer
-    from hf_transfer.trainer.trainer import TransferTrainer
 
-
-def training_facts(trainer: BaseTrainer) -> dict[str, Any]:
+def training_facts(trainer: Trainer) -> dict[str, Any]:
     """What was trained and how: `training` of the record."""
-    return trainer.facts()
+    facts: dict[str, Any] = trainer.facts()
+    return facts
 
 
-def step_facts(trainer: BaseTrainer) -> dict[str, Any]:
+def step_facts(trainer: Trainer) -> dict[str, Any]:
     """Facts about a training in optimizer steps, with a plan or without."""
     args = trainer.args
     optimizer: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
@@ -53,7 +52,7 @@ def step_facts(trainer: BaseTrainer) -> dict[str, Any]:
     )
 
 
-def facts_without_plan(trainer: BaseTrainer) -> dict[str, Any]:
+def facts_without_plan(trainer: Trainer) -> dict[str, Any]:
     """Facts about a run without a plan: the optimizer's groups before the schedule, and the schedule.
 
     Only schedulers note the rates that they begin with; without one the rate is that of all steps.
@@ -81,7 +80,7 @@ def facts_without_plan(trainer: BaseTrainer) -> dict[str, Any]:
     return facts | {"lr_scheduler_type": type(scheduler).__name__}  # it was given, and says no more
 
 
-def facts_of_plan(trainer: TransferTrainer) -> dict[str, Any]:
+def facts_of_plan(trainer: Trainer) -> dict[str, Any]:
     """Facts about a run with a plan: what was resolved, measured, solved and computed once."""
     assert trainer.resolved_plan is not None
     plan = trainer.resolved_plan.ended_at(trainer.state.global_step)
@@ -95,7 +94,7 @@ def facts_of_plan(trainer: TransferTrainer) -> dict[str, Any]:
     }
 
 
-def _sharding(trainer: BaseTrainer) -> dict[str, Any]:
+def _sharding(trainer: Trainer) -> dict[str, Any]:
     """How the model was divided over the processes, if it was."""
     ways = {
         "FSDP": trainer.is_fsdp_enabled,
@@ -106,7 +105,7 @@ def _sharding(trainer: BaseTrainer) -> dict[str, Any]:
 
 
 def make_record(
-    trainer: TransferTrainer,
+    trainer: Trainer,
     data: ImageData,
     base: BaseModel,
     reports: Mapping[str, EvaluationReport],
@@ -162,7 +161,7 @@ def make_record(
     )
 
 
-def bare_record(trainer: BaseTrainer) -> RunRecord:
+def bare_record(trainer: Trainer) -> RunRecord:
     """The record of a run whose images the trainer alone has seen: no counts, no name of the data, no evaluation.
 
     Args:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import IterableDataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import has_length
 
 from hf_transfer.architectures.lookup import wrap
@@ -31,7 +31,6 @@ from hf_transfer.utils.modules import named_parameters
 
 if TYPE_CHECKING:
     from hf_transfer.plans.plan import TransferPlan
-    from hf_transfer.trainer.trainer import TransferTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ class PlanRun:
         PlanError: The checkpoint is of another run; every difference is shown.
     """
 
-    def __init__(self, trainer: TransferTrainer, plan: TransferPlan, checkpoint: str | None) -> None:
+    def __init__(self, trainer: Trainer, plan: TransferPlan, checkpoint: str | None) -> None:
         self._trainer = trainer
         self._plan = plan
         self._checkpoint = checkpoint
@@ -299,7 +298,7 @@ class RunEvents(TrainerCallback):
         trainer: The trainer.
     """
 
-    def __init__(self, trainer: TransferTrainer) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
 
     @property

@@ -21,12 +21,12 @@ from hf_transfer.errors import PlanError
 from hf_transfer.feature_cache.decision import CacheDecision
 from hf_transfer.feature_cache.rows import SeededCollator
 from hf_transfer.models.memory_format import set_memory_format
-from hf_transfer.models.timm_interop import PLAN_FILE
 from hf_transfer.phases.learning_rate_range import RangeTest
 from hf_transfer.phases.param_groups import torch_groups
 from hf_transfer.phases.resolved import ResolvedPlan, total_steps
 from hf_transfer.phases.schedules import make_scheduler, set_rates
 from hf_transfer.plans.plan import TransferPlan
+from hf_transfer.run_files import PLAN_FILE
 from hf_transfer.trainer.args import TransferArguments, agreed_plan, measures_rate, resolve
 from hf_transfer.trainer.base import BaseTrainer
 from hf_transfer.trainer.checks import check_model, check_processes, warn_of_missing_fsdp, without_averaging

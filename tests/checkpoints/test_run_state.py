@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import hf_transfer as ht
-from hf_transfer.checkpoints.run_state import STATE_FILE, RunState, differences, followed_differences
+from hf_transfer.checkpoints.run_state import RunState, differences, followed_differences
+from hf_transfer.run_files import STATE_FILE
 
 PLAN = ht.recipes.lp_ft(probe_epochs=1)
 STATE = RunState(PLAN.to_dict(), "vit", {"w": [2, 3], "b": [3]}, {"length": 8}, 16, 1e-3)

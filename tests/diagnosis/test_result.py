@@ -9,10 +9,11 @@ import pytest
 
 from hf_transfer.diagnosis.decide import decide
 from hf_transfer.diagnosis.measurements import Costs, DataFindings
-from hf_transfer.diagnosis.result import FILE, Diagnosis, duration
+from hf_transfer.diagnosis.result import Diagnosis, duration
 from hf_transfer.diagnosis.trials import Trial, Trials
 from hf_transfer.errors import ArgumentError
 from hf_transfer.figures.accuracy_by_depth import short_names
+from hf_transfer.run_files import DIAGNOSIS_FILE
 from tests.helpers.diagnosed import measured
 
 
@@ -26,8 +27,8 @@ def test_it_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     plain = diagnosis()
     trials = Trials((Trial("linear probe on the last layer", 1.0, 0.8, 0.01, 2.0),), "x", 100, 60.0, 2.0, True)
     for found in (plain, Diagnosis(plain.evidence, plain.decision, trials)):
-        found.save(tmp_path / "deep" / FILE)
-        assert Diagnosis.load(tmp_path / "deep" / FILE) == found
+        found.save(tmp_path / "deep" / DIAGNOSIS_FILE)
+        assert Diagnosis.load(tmp_path / "deep" / DIAGNOSIS_FILE) == found
     (tmp_path / "other.json").write_text("{}")
     for name in ("other.json", "missing.json"):
         with pytest.raises(ArgumentError, match=r"diagnosis"):

@@ -25,6 +25,7 @@ from hf_transfer.evaluation import (
 )
 from hf_transfer.evaluation.intervals import bootstrap_intervals, resample_count, wilson_interval
 from hf_transfer.evaluation.scores import SCALARS, ece_of_sorted, row_blocks, score_images
+from hf_transfer.evaluation.tables import metrics_table, per_class_table
 
 
 def made_up(images: int = 300, classes: int = 8, signal: float = 2.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -206,11 +207,11 @@ def test_faulty_json_is_named(fault: dict[str, object]) -> None:
 def test_tables_show_names_as_they_are() -> None:
     """The tables hold every metric with its interval, and a label that looks like markup stays itself."""
     report = evaluate_predictions(*made_up(200, 3), ["[bold]x[/bold]", "y", "z"], "validation")
-    assert "[bold]x[/bold]" in report.per_class_table()
+    assert "[bold]x[/bold]" in per_class_table(report)
     accuracy = report.metrics["accuracy"]
-    line = next(line for line in report.table().splitlines() if "Accuracy" in line)
+    line = next(line for line in metrics_table(report).splitlines() if "Accuracy" in line)
     assert f"{accuracy.value:.3f}" in line and f"{accuracy.low:.3f} to {accuracy.high:.3f}" in line
-    assert "validation: 200 images, 3 classes" in report.table()
+    assert "validation: 200 images, 3 classes" in metrics_table(report)
 
 
 def test_long_class_tables_show_both_ends() -> None:
@@ -218,11 +219,11 @@ def test_long_class_tables_show_both_ends() -> None:
     logits, labels = made_up(3000, 60)
     labels[labels == 7] = 8
     report = evaluate_predictions(logits, labels, names(60), "test")
-    shown = [line for line in report.per_class_table().splitlines() if line.strip().startswith("class ")]
+    shown = [line for line in per_class_table(report).splitlines() if line.strip().startswith("class ")]
     ranked = sorted((score for score in report.per_class if score.support), key=lambda score: score.f1)
     assert len(shown) == 1 + 20
     assert f"{ranked[0].name} " in shown[1] and f"{ranked[-1].name} " in shown[-1]
-    assert len(evaluate_predictions(*made_up(100, 50), names(50), "test").per_class_table().splitlines()) >= 50
+    assert len(per_class_table(evaluate_predictions(*made_up(100, 50), names(50), "test")).splitlines()) >= 50
 
 
 @pytest.mark.parametrize(("value", "word"), [(np.nan, "3 NaN and 0 infinite"), (np.inf, "0 NaN and 3 infinite")])

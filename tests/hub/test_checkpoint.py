@@ -11,10 +11,9 @@ from transformers import TrainerCallback
 
 import hf_transfer as ht
 from hf_transfer.cli import main
-from hf_transfer.diagnosis.result import FILE as DIAGNOSIS_FILE
 from hf_transfer.errors import PublishError
 from hf_transfer.hub.staging import is_ours, stage_checkpoint
-from hf_transfer.trainer.range_test import RANGE_FILE
+from hf_transfer.run_files import DIAGNOSIS_FILE, RANGE_FILE
 from tests.checkpoints.test_portable import trainer_of
 from tests.helpers.hub_server import HubServer
 from tests.helpers.hub_server.fixtures import TOKEN, finished_run, hub

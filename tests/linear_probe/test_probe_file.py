@@ -16,8 +16,9 @@ import hf_transfer as ht
 from hf_transfer.data import decode_image, eval_transform
 from hf_transfer.errors import ArgumentError, ModelError, PublishError
 from hf_transfer.hub.publishing import publish
-from hf_transfer.linear_probe.probe_file import PROBE_FILE, PROBE_WEIGHTS, ProbeModel
+from hf_transfer.linear_probe.probe_file import ProbeModel
 from hf_transfer.reporting.card import render_card, validate_metadata
+from hf_transfer.run_files import PROBE_FILE, PROBE_WEIGHTS
 from hf_transfer.trainer.record import bare_record
 from tests.helpers import tiny
 from tests.helpers.labelled_images import NAMES, labelled_images, processor

@@ -11,8 +11,9 @@ from transformers import AutoModelForImageClassification, EarlyStoppingCallback,
 
 import hf_transfer as ht
 from hf_transfer.errors import PlanError
-from hf_transfer.phases.weight_averaging import AVERAGE_FILE, WeightAverage
+from hf_transfer.phases.weight_averaging import WeightAverage
 from hf_transfer.reporting.card_training import phase_table
+from hf_transfer.run_files import AVERAGE_FILE
 from tests.helpers import tiny
 from tests.helpers.training import RandomImages, arguments, logged
 

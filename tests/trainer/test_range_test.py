@@ -22,8 +22,8 @@ from hf_transfer.feature_cache.rows import PackedRows, SeededCollator
 from hf_transfer.figures.learning_rate_range import learning_rate_range
 from hf_transfer.phases.learning_rate_range import RangeTest, Reading
 from hf_transfer.reporting.card import render_card
+from hf_transfer.run_files import RANGE_FILE
 from hf_transfer.trainer import range_test as range_test_trainer
-from hf_transfer.trainer.range_test import RANGE_FILE
 from hf_transfer.trainer.record import bare_record
 from hf_transfer.trainer.trial_steps import trial_batches, undone
 from tests.helpers import tiny
