@@ -3,7 +3,8 @@
 #
 #   make demo PYTHON=python3.12      use another Python
 #   make test VENV=/tmp/venv         use another place for the environment (a path without spaces)
-#   make test ARGS="-k selectors"    arguments for pytest
+#   make test ARGS=tests/plans       the tests of one package
+#   make test ARGS="-k selectors"    any other arguments for pytest
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -35,6 +36,9 @@ PYTEST := OMP_NUM_THREADS=1 "$(VENV_PYTHON)" -m pytest --numprocesses=logical --
 
 help:  ## Show these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  make test ARGS=tests/plans         the tests of one package; test-fast takes ARGS, too"
+	@echo "  make test ARGS='-k selectors -x'   any other arguments for pytest"
 
 demo: $(DEMO_READY)  ## Fine-tune a real ImageNet model on real images, offline, into demo-output/
 	HF_HUB_OFFLINE=1 "$(VENV)/bin/hf-transfer" demo --output_dir "$(OUTPUT)" --overwrite_output_dir
