@@ -180,7 +180,7 @@ def test_reentrant_checkpointing_is_refused(tmp_path: Path) -> None:
         check_processes(ht.recipes.fine_tune(), args)
     model: Any = tiny.vit()
     check_model(model)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": True})
     with pytest.raises(PlanError, match="Reentrant"):
         check_model(model)
 
