@@ -42,9 +42,9 @@ def packed(checkpoint: Path, target: Path) -> Path:
     ("plan", "step", "options"),
     [
         (PLAN, 6, {"optim": "adamw_torch"}),
-        (PLAN, 6, {"optim": "sgd", "optim_args": "momentum=0.9"}),
-        (PLAN, 2, {"optim": "adafactor"}),
-        (None, 2, {"optim": "adamw_torch", "lr_scheduler_type": "cosine"}),
+        pytest.param(PLAN, 6, {"optim": "sgd", "optim_args": "momentum=0.9"}, marks=pytest.mark.slow),
+        pytest.param(PLAN, 2, {"optim": "adafactor"}, marks=pytest.mark.slow),
+        pytest.param(None, 2, {"optim": "adamw_torch", "lr_scheduler_type": "cosine"}, marks=pytest.mark.slow),
     ],
     ids=["adamw", "sgd", "adafactor", "no plan"],
 )

@@ -23,6 +23,7 @@ from hf_transfer.errors import ArgumentError, DataError
 from hf_transfer.features.depths import layers_at_depths
 from hf_transfer.linear_probe.solving import solve_head
 from tests.helpers import labelled_images, tiny
+from tests.helpers.fast import slow_but
 from tests.helpers.image_files import encoded
 from tests.helpers.training import RandomImages
 
@@ -180,7 +181,7 @@ def _identical() -> datasets.Dataset:
     ],
     ids=["identical", "one of a class", "four", "three", "two a class"],
 )
-@pytest.mark.parametrize("name", ["vit", "resnet"])
+@pytest.mark.parametrize("name", slow_but(("vit",), ("vit", "resnet")))
 def test_poor_data_give_finite_numbers(data: datasets.Dataset, name: str, tmp_path: Path) -> None:
     """Identical images, classes of one or two images: no crash, no NaN, no warning of numpy's."""
     with warnings.catch_warnings():

@@ -16,6 +16,7 @@ from hf_transfer.feature_cache.check import CHECK_IMAGES, find_cut
 from hf_transfer.feature_cache.cut import Captured, Cut
 from hf_transfer.phases.freezing import frozen
 from tests.helpers import tiny
+from tests.helpers.fast import slow_but
 from tests.helpers.tiny_zoo import OPTIONS, zoo_image_size, zoo_model
 
 MAKERS: dict[str, Callable[[], nn.Module]] = {name: lambda name=name: zoo_model(name) for name in OPTIONS}  # type: ignore[misc]
@@ -46,7 +47,11 @@ def unpack_from(captured: Captured) -> Callable[[torch.Tensor], Captured | None]
     return unpack
 
 
-@pytest.mark.parametrize("name", MAKERS)
+# A flat network, staged ones with and without batch norms, one with two heads, and timm's, bare and wrapped.
+FAST = ("clip", "levit-distilled", "poolformer", "resnet", "swin", "timm:resnet18", "wrapped:vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize("name", slow_but(FAST, MAKERS))
 def test_cut_models_equal_whole_ones(name: str) -> None:
     """At the head and in the middle: outputs agree for other batches than were captured; the prefix does not run."""
     logging.getLogger("hf_transfer").setLevel(logging.ERROR)  # tables of inferred groups

@@ -113,7 +113,7 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
     """All that a read-only view must leave as it is, weights and buffers included."""
     return {
         "class": type(model),
-        "state": {name: (tensor.data_ptr(), tensor.clone().flatten().tolist()) for name, tensor in _state(model)},
+        "state": {name: (tensor.data_ptr(), _bits(tensor)) for name, tensor in _state(model)},
         "parameters": {n: (id(p), p.requires_grad, p.grad is None) for n, p in model.named_parameters()},
         "modules": {n: (id(m), type(m), m.training, sorted(vars(m))) for n, m in model.named_modules()},
         "hooks": {
@@ -122,6 +122,10 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
         },
         "random": torch.get_rng_state().tolist(),
     }
+
+
+def _bits(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def _state(model: nn.Module) -> list[tuple[str, torch.Tensor]]:

@@ -16,9 +16,7 @@ from hf_transfer.hub.staging import is_ours, stage_checkpoint
 from hf_transfer.run_files import DIAGNOSIS_FILE, RANGE_FILE
 from tests.checkpoints.test_portable import trainer_of
 from tests.helpers.hub_server import HubServer
-from tests.helpers.hub_server.fixtures import TOKEN, finished_run, hub
-
-__all__ = ["hub"]
+from tests.helpers.hub_server.fixtures import TOKEN, finished_run
 
 
 @pytest.mark.slow

@@ -17,9 +17,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from hf_transfer.cli import demo, main
 from hf_transfer.hub.staging import local_images
 from tests.helpers.hub_server import HubServer
-from tests.helpers.hub_server.fixtures import TOKEN, hub
-
-__all__ = ["hub"]
+from tests.helpers.hub_server.fixtures import TOKEN
 
 # The demo's own code, data and plan, on smaller images and with a twentieth of its steps.
 SHORTER = {

@@ -16,9 +16,7 @@ from hf_transfer.cli import main
 from hf_transfer.errors import ArgumentError, PublishError
 from tests.helpers.card_records import metadata
 from tests.helpers.hub_server import Fault, HubServer, Repository
-from tests.helpers.hub_server.fixtures import PUBLISHED, TOKEN, finished_run, hub
-
-__all__ = ["hub"]
+from tests.helpers.hub_server.fixtures import PUBLISHED, TOKEN, finished_run
 
 DATA = "datasets/someone/pets"
 

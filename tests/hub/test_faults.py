@@ -15,10 +15,7 @@ from hf_transfer.cli import main
 from hf_transfer.errors import ArgumentError, PublishError
 from hf_transfer.hub import retrying
 from tests.helpers.hub_server import Fault, HubServer, Repository, Token
-from tests.helpers.hub_server.fixtures import PUBLISHED, TOKEN, USER, finished_run, hub
-from tests.helpers.hub_server.verifying import verified_by_one_process, verifier
-
-__all__ = ["hub", "verified_by_one_process", "verifier"]
+from tests.helpers.hub_server.fixtures import PUBLISHED, TOKEN, USER, finished_run
 
 pytestmark = pytest.mark.usefixtures("verified_by_one_process")
 

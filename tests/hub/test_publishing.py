@@ -14,9 +14,7 @@ from hf_transfer.errors import ArgumentError, OutputError, PublishError
 from hf_transfer.hub import verification
 from tests.helpers.card_records import metadata
 from tests.helpers.hub_server import HubServer, Repository
-from tests.helpers.hub_server.fixtures import PUBLISHED, READ_TOKEN, TOKEN, finished_run, hub
-
-__all__ = ["hub"]
+from tests.helpers.hub_server.fixtures import PUBLISHED, READ_TOKEN, TOKEN, finished_run
 
 
 @pytest.mark.slow

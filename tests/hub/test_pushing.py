@@ -14,10 +14,7 @@ import hf_transfer as ht
 from hf_transfer.errors import PublishError
 from tests.helpers import tiny
 from tests.helpers.hub_server import Fault, HubServer
-from tests.helpers.hub_server.fixtures import hub
 from tests.helpers.training import RandomImages, arguments
-
-__all__ = ["hub"]
 
 REPOSITORY = "someone/pets"
 COMMIT = ("POST", "/commit/")
@@ -47,8 +44,8 @@ def same_weights(hub: HubServer, name: str, checkpoint: Path) -> bool:
 @pytest.mark.parametrize(
     ("strategy", "places"),
     [
-        ("every_save", {}),
-        ("checkpoint", {"last-checkpoint": 8}),
+        pytest.param("every_save", {}, marks=pytest.mark.slow),
+        pytest.param("checkpoint", {"last-checkpoint": 8}, marks=pytest.mark.slow),
         ("all_checkpoints", {"checkpoint-4": 4, "checkpoint-8": 8}),
     ],
 )

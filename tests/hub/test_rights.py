@@ -14,9 +14,7 @@ from hf_transfer.errors import PublishError
 from hf_transfer.hub import check_target
 from hf_transfer.hub.rights import Rights, check_rights
 from tests.helpers.hub_server import HubServer, Repository, Token
-from tests.helpers.hub_server.fixtures import PUBLISHED, TOKEN, finished_run, hub
-
-__all__ = ["hub"]
+from tests.helpers.hub_server.fixtures import PUBLISHED, TOKEN, finished_run
 
 WRITE, READ, DISCUSS = ("repo.content.read", "repo.write"), ("repo.content.read",), ("discussion.write",)
 MODEL = ("model", "someone/pets")

@@ -23,13 +23,10 @@ from hf_transfer.reporting.run_folder import RunFolder
 from tests.helpers import tiny
 from tests.helpers.checkpoints import save_timm_resnet, save_vit
 from tests.helpers.hub_server import Fault, HubServer
-from tests.helpers.hub_server.fixtures import finished_run, hub
+from tests.helpers.hub_server.fixtures import finished_run
 from tests.helpers.hub_server.repositories import Blob
-from tests.helpers.hub_server.verifying import verified_by_one_process, verifier
 from tests.helpers.image_files import write_classes
 from tests.helpers.training import RandomImages, arguments
-
-__all__ = ["hub", "verified_by_one_process", "verifier"]
 
 
 def other_weights(content: bytes) -> bytes:

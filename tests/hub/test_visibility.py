@@ -12,9 +12,7 @@ from hf_transfer.cli import main
 from hf_transfer.errors import PublishError
 from hf_transfer.hub import TrainingPush
 from tests.helpers.hub_server import Fault, HubServer, Repository
-from tests.helpers.hub_server.fixtures import PUBLISHED, finished_run, hub
-
-__all__ = ["hub"]
+from tests.helpers.hub_server.fixtures import PUBLISHED, finished_run
 
 REPOSITORY = "someone/pets"
 CREATE = ("POST", "/api/repos/create")

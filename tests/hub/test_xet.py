@@ -9,9 +9,7 @@ import pytest
 import hf_transfer as ht
 from hf_transfer.errors import PublishError
 from tests.helpers.hub_server import Fault, HubServer
-from tests.helpers.hub_server.fixtures import PUBLISHED, TOKEN, finished_run, hub, xet_hub
-
-__all__ = ["hub", "xet_hub"]
+from tests.helpers.hub_server.fixtures import PUBLISHED, TOKEN, finished_run
 
 REPOSITORY = "someone/pets"
 WRITE_TOKEN = ("GET", "/xet-write-token/")

@@ -16,6 +16,7 @@ from hf_transfer.errors import PlanError
 from hf_transfer.phases.resolved import PhaseSteps, ResolvedPlan
 from hf_transfer.trainer.checks import check_model, check_processes, warn_of_missing_fsdp
 from tests.helpers import tiny
+from tests.helpers.fast import slow_but
 from tests.helpers.training import RandomImages, arguments, logged
 
 TWO = ht.TransferPlan((ht.Phase("a", "head", epochs=4), ht.Phase("b", "all", epochs=2)))
@@ -80,7 +81,7 @@ def test_the_last_phase_stops_the_run(tmp_path: Path) -> None:
     assert trainer.state.epoch == 4
 
 
-@pytest.mark.parametrize("step", [4, 6, 8])
+@pytest.mark.parametrize("step", slow_but((6,), (4, 6, 8)))
 def test_early_stopping_is_resumed_exactly(step: int, tmp_path: Path) -> None:
     """Resumed before, at and after the early end of a phase, borders and weights are those of the whole run."""
     whole = _stopping(tmp_path, iter(SCORES))

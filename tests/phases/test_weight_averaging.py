@@ -15,6 +15,7 @@ from hf_transfer.phases.weight_averaging import WeightAverage
 from hf_transfer.reporting.card_training import phase_table
 from hf_transfer.run_files import AVERAGE_FILE
 from tests.helpers import tiny
+from tests.helpers.fast import slow_but
 from tests.helpers.training import RandomImages, arguments, logged
 
 # Epochs of 4 steps; the mean is of the last 6 of 8 steps, and then of all 4.
@@ -105,7 +106,7 @@ def test_the_best_checkpoint_is_one_of_means(tmp_path: Path) -> None:
     assert trainer.evaluate()["eval_loss"] == pytest.approx(min(logged(trainer, "eval_loss")), rel=1e-5)
 
 
-@pytest.mark.parametrize("step", [1, 2, 5, 8, 10])
+@pytest.mark.parametrize("step", slow_but((5,), (1, 2, 5, 8, 10)))
 def test_a_resumed_run_ends_with_the_same_mean(step: int, tmp_path: Path) -> None:
     """Before averaging begins, amid it, and between two phases: bit for bit."""
     whole, _ = make(tmp_path / "whole")

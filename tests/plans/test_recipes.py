@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+from functools import cache
 from typing import Any
 
 import pytest
+from torch import nn
 
 import hf_transfer as ht
 from hf_transfer.architectures.layer_groups import LayerGroup
@@ -47,11 +49,17 @@ def test_all_recipes_are_listed() -> None:
         assert recipes.get(name, **REQUIRED.get(name, {})).recipe == name
 
 
+@cache
+def _model(name: str) -> nn.Module:
+    """A model that is only looked at."""
+    return tiny.ALL_MODELS[name]()
+
+
 @pytest.mark.parametrize("model_name", tiny.ALL_MODELS)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_fits_every_model(name: str, model_name: str) -> None:
     """All selectors of all recipes match something in every architecture, at rates that are positive."""
-    model = tiny.ALL_MODELS[model_name]()
+    model = _model(model_name)
     groups = ht.wrap(model).layer_groups
     plan = recipes.get(name, **REQUIRED.get(name, {}))
     for phase in plan.phases:

@@ -14,6 +14,7 @@ from transformers import ViTImageProcessor
 import hf_transfer as ht
 from hf_transfer.data import collate, eval_transform, train_transform
 from tests.helpers import labelled_images, tiny
+from tests.helpers.fast import slow_but
 from tests.helpers.labelled_images import processor
 from tests.helpers.tiny_zoo import zoo_image_size, zoo_model
 from tests.helpers.training import RandomImages, arguments, logged
@@ -58,7 +59,7 @@ def assert_equal_losses(one: Any, other: Any) -> None:
         assert logged(one, key) == pytest.approx(logged(other, key), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["vit", "resnet", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGER)])
+@pytest.mark.parametrize("name", slow_but(("vit",), ("vit", "resnet", *LARGER)))
 def test_cached_equals_uncached(name: str, tmp_path: Path) -> None:
     """Losses of each step and evaluation over three epochs, with dropout, at the head and at a cut in the middle."""
 

@@ -38,7 +38,11 @@ def _trainer(folder: Path, *callbacks: transformers.TrainerCallback) -> ht.Trans
 
 @pytest.mark.parametrize(
     ("number", "sent", "saved", "code"),
-    [(signal.SIGTERM, 1, 2, 143), (signal.SIGINT, 3, 4, 130), (signal.SIGTERM, 5, 6, 143)],
+    [
+        pytest.param(signal.SIGTERM, 1, 2, 143, marks=pytest.mark.slow),
+        (signal.SIGINT, 3, 4, 130),
+        pytest.param(signal.SIGTERM, 5, 6, 143, marks=pytest.mark.slow),
+    ],
     ids=["in the first phase", "at the border, which ends an epoch", "in the second phase"],
 )
 def test_interrupted_and_resumed_as_if_nothing_had_been(

@@ -38,11 +38,10 @@ def _mobilevit() -> nn.Module:
     [
         lambda: tiny.vit(hidden_dropout_prob=0.0),
         tiny.resnet,
-        tiny.convnext,
-        tiny.swin,
-        _beit,
-        _mobilevit,
-        tiny.efficientnet,
+        *(
+            pytest.param(make, marks=pytest.mark.slow)
+            for make in (tiny.convnext, tiny.swin, _beit, _mobilevit, tiny.efficientnet)
+        ),
     ],
     ids=["vit", "resnet", "convnext", "swin", "beit", "mobilevit", "efficientnet"],
 )

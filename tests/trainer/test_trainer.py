@@ -17,6 +17,7 @@ import hf_transfer as ht
 from hf_transfer.errors import ArgumentError, FrozenChangedError, PlanError
 from hf_transfer.trainer.checks import check_processes
 from tests.helpers import tiny
+from tests.helpers.fast import slow_but
 from tests.helpers.training import RandomImages, arguments, logged, trained
 
 
@@ -46,7 +47,7 @@ def test_without_plan_the_trajectory_is_trainers(name: str, tmp_path: Path) -> N
     assert all(torch.equal(value, theirs[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", sorted(tiny.TRANSFORMERS_MODELS))
+@pytest.mark.parametrize("name", slow_but(("vit", "resnet"), sorted(tiny.TRANSFORMERS_MODELS)))
 def test_frozen_is_bit_identical_and_trained_moves(name: str, tmp_path: Path) -> None:
     """After training the last block, all other parameters and buffers are unchanged, and each trained group moved."""
     model = tiny.TRANSFORMERS_MODELS[name]()
@@ -84,7 +85,7 @@ def test_foreign_write_to_a_frozen_tensor_is_found(tmp_path: Path) -> None:
         trainer.train()
 
 
-@pytest.mark.parametrize("name", sorted(tiny.TRANSFORMERS_MODELS))
+@pytest.mark.parametrize("name", slow_but(("vit",), sorted(tiny.TRANSFORMERS_MODELS)))
 def test_resumed_run_equals_uninterrupted_run(name: str, tmp_path: Path) -> None:
     """Two phases, stopped in each and resumed from fresh weights, end in the same weights as one run."""
     torch.manual_seed(0)
