@@ -34,13 +34,23 @@ for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):
 # Their asserts tell what was compared, as those of test modules do.
 pytest.register_assert_rewrite("tests.helpers.card_records", "tests.helpers.group_checks", "tests.helpers.timm_zoo")
 
-import hypothesis  # noqa: E402
-import torch  # noqa: E402
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
-# No deadline: a busy machine is not a fault. No database: nothing is written beside the sources.
-hypothesis.settings.register_profile("project", deadline=None, database=None)
-hypothesis.settings.load_profile("project")
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Settings of torch and hypothesis; the process that only hands tests to workers imports neither."""
+    if session.config.getoption("numprocesses", 0) and not hasattr(session.config, "workerinput"):
+        return
+    import hypothesis
+    import torch
+
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    # No deadline: a busy machine is not a fault. No database: nothing is written beside the sources.
+    hypothesis.settings.register_profile("project", deadline=None, database=None)
+    hypothesis.settings.load_profile("project")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker have the tests that share a process, so that only one such process is started."""
+    items.sort(key=lambda item: "verifier" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(autouse=True)
