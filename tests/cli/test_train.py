@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,29 @@ def finished(resnet: Path, images: Path, tmp_path_factory: pytest.TempPathFactor
     output = tmp_path_factory.mktemp("runs") / "resnet"
     assert train(resnet, images, output, "--recipe", "lp_ft", "--recipe_options", '{"probe_epochs": 1}') == 0
     return output
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A finished linear probe of a ViT by steps, two epochs long: its flags, its folder, and what it printed."""
+
+    flags: tuple[str, ...]
+    folder: Path
+    shown: str
+
+
+TOKEN = "hf_" + "x" * 30
+
+
+@pytest.fixture(scope="module")
+def probe(vit: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Probe:
+    """It ran where the environment held `TOKEN`."""
+    folder = tmp_path_factory.mktemp("runs") / "probe"
+    flags = ("--recipe", "linear_probe", "--solver", "none", "--num_train_epochs", "2", "--save_total_limit", "2")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as shown:
+        patch.setenv("HF_TOKEN", TOKEN)
+        assert train(vit, images, folder, *flags) == 0
+    return Probe(flags, folder, shown.getvalue())
 
 
 def test_output_folder_holds_what_the_contract_says(finished: Path) -> None:
@@ -156,14 +182,10 @@ def test_launcher_config_and_command_do_the_same(vit: Path, images: Path, tmp_pa
     assert all((first[name] == second[name]).all() for name in first)
 
 
-def test_terminal_shows_the_plan_before_and_the_metrics_after(
-    vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_terminal_shows_the_plan_before_and_the_metrics_after(probe: Probe) -> None:
     """stdout has the data, the table of what is trained, the metrics with intervals, and the line that loads."""
-    assert train(vit, images, tmp_path / "run", "--recipe", "linear_probe", "--solver", "none") == 0
-    shown = capsys.readouterr().out
     order = ["photos", "What will be trained", "frozen", "vit.layers.0", "95 % interval", "Accuracy", "pipeline("]
-    positions = [shown.index(words) for words in order]
+    positions = [probe.shown.index(words) for words in order]
     assert positions == sorted(positions)
 
 
@@ -242,44 +264,37 @@ def test_metrics_of_others_are_in_the_table_and_the_record(
 
 
 def test_token_is_in_no_file(
-    vit: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    probe: Probe, vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The Hub token of the environment reaches no file of the run, checkpoints included; one given is not repeated."""
-    token = "hf_" + "x" * 30
-    monkeypatch.setenv("HF_TOKEN", token)
-    assert train(vit, images, tmp_path / "run", "--recipe", "linear_probe", "--solver", "none") == 0
-    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    files = [path for path in probe.folder.rglob("*") if path.is_file()]
     assert any("checkpoint-" in str(path) for path in files)
-    assert not [path for path in files if token.encode() in path.read_bytes()]
-    assert train(vit, images, tmp_path / "other", "--hub_token", token) == 1
-    assert token not in capsys.readouterr().err and not (tmp_path / "other").exists()
+    assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
+    assert train(vit, images, tmp_path / "other", "--hub_token", TOKEN) == 1
+    assert TOKEN not in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
-def test_failed_start_leaves_the_earlier_run(vit: Path, images: Path, tmp_path: Path) -> None:
+def test_failed_start_leaves_the_earlier_run(probe: Probe, vit: Path, images: Path, tmp_path: Path) -> None:
     """--overwrite_output_dir removes nothing when the new run cannot start."""
-    output = tmp_path / "run"
-    assert train(vit, images, output, "--recipe", "linear_probe") == 0
+    output = shutil.copytree(probe.folder, tmp_path / "run")
     before = sorted(path.name for path in output.iterdir())
     assert train(vit, images, output, "--overwrite_output_dir", "--learning_rate", "-1") == 1
     assert sorted(path.name for path in output.iterdir()) == before
 
 
-def test_resume_goes_on_with_the_same_run(vit: Path, images: Path, tmp_path: Path) -> None:
+def test_resume_goes_on_with_the_same_run(probe: Probe, vit: Path, images: Path, tmp_path: Path) -> None:
     """--resume_from_checkpoint true goes on in the folder and ends where an uninterrupted run ends."""
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    flags = ("--recipe", "linear_probe", "--solver", "none", "--num_train_epochs", "2", "--save_total_limit", "2")
-    assert train(vit, images, whole, *flags) == 0
-    shutil.copytree(whole / "checkpoint-4", broken / "checkpoint-4")
-    assert train(vit, images, broken, *flags, "--resume_from_checkpoint", "true") == 0
-    first, second = load_file(whole / "model.safetensors"), load_file(broken / "model.safetensors")
+    broken = tmp_path / "broken"
+    shutil.copytree(probe.folder / "checkpoint-4", broken / "checkpoint-4")
+    assert train(vit, images, broken, *probe.flags, "--resume_from_checkpoint", "true") == 0
+    first, second = load_file(probe.folder / "model.safetensors"), load_file(broken / "model.safetensors")
     assert all((first[name] == second[name]).all() for name in first)
 
 
 @pytest.mark.slow
-def test_overwrite_replaces_a_run_and_nothing_else(vit: Path, images: Path, tmp_path: Path) -> None:
+def test_overwrite_replaces_a_run_and_nothing_else(probe: Probe, vit: Path, images: Path, tmp_path: Path) -> None:
     """--overwrite_output_dir removes the files of the earlier run; a stranger's file stays."""
-    output = tmp_path / "run"
-    assert train(vit, images, output, "--recipe", "linear_probe") == 0
+    output = shutil.copytree(probe.folder, tmp_path / "run")
     (output / "notes.txt").write_text("mine")
     assert train(vit, images, output, "--recipe", "linear_probe", "--overwrite_output_dir") == 0
     assert (output / "notes.txt").read_text() == "mine"
