@@ -22,6 +22,7 @@ from hf_transfer.errors import ArgumentError, OutputError
 from hf_transfer.figures.accuracy_by_depth import accuracy_by_depth, short_names
 from hf_transfer.figures.style import shortened
 from hf_transfer.plans.plan import TransferPlan
+from hf_transfer.utils.clock import rough_duration
 from hf_transfer.utils.files import write_atomically
 
 _WIDTH = 100
@@ -146,7 +147,7 @@ class Diagnosis:
         if self.trials is not None:
             parts.append(self.trials.table())
         if decision.chosen.seconds is not None:
-            parts.append(f"Expected cost on this machine: about {duration(decision.chosen.seconds)}.")
+            parts.append(f"Expected cost on this machine: about {rough_duration(decision.chosen.seconds)}.")
         return "\n".join(parts)
 
 
@@ -155,13 +156,6 @@ def scenario_title(scenario: Scenario) -> str:
     if scenario == rules.UNDECIDED:
         return "Scenario undecided"
     return f"Scenario {scenario}: {rules.SCENARIOS[scenario]}"
-
-
-def duration(seconds: float) -> str:
-    """A time for people."""
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _row(layer: LayerMeasurement) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from hf_transfer.diagnosis.measurements import Costs
 from hf_transfer.features.extraction import extracting
 from hf_transfer.features.reading import model_inputs, pixel_values
 from hf_transfer.features.taps import first_tensor
+from hf_transfer.utils.clock import device_time
 from hf_transfer.utils.distributed import from_first
 
 logger = logging.getLogger(__name__)
@@ -84,9 +85,9 @@ def timed(model: nn.Module, dataset: Any, processor: Any, rows: Sequence[int], p
     reading = (time.perf_counter() - started) / len(few)
     with extracting(model):
         model(images)  # the first pass of a shape prepares it
-        started = _now(device)
+        started = device_time(device)
         model(images)
-        forward = (_now(device) - started) / len(few)
+        forward = (device_time(device) - started) / len(few)
         prefix = _prefix_share(model, images, device)
     try:
         step = _training_step(model, images, device) / len(few)
@@ -105,13 +106,13 @@ def _training_step(model: nn.Module, images: torch.Tensor, device: torch.device)
     seconds = 0.0
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]), torch.enable_grad():
         for _ in range(2):
-            started = _now(device)
+            started = device_time(device)
             scores = first_tensor(twin(images))
             assert scores is not None
             torch.autograd.backward(scores.float().square().mean())
             optimizer.step()
             optimizer.zero_grad()
-            seconds = _now(device) - started
+            seconds = device_time(device) - started
     return seconds
 
 
@@ -121,17 +122,13 @@ def _prefix_share(model: nn.Module, images: torch.Tensor, device: torch.device) 
     trained = {group.name for group in select_groups(groups, LAST_BLOCKS)}
     before = [path for group in groups if group.name not in trained for path in group.module_names]
     modules, times = dict(model.named_modules()), [0.0]
-    started = _now(device)
-    handles = [modules[path].register_forward_hook(lambda *_: times.append(_now(device) - started)) for path in before]
+    started = device_time(device)
+    handles = [
+        modules[path].register_forward_hook(lambda *_: times.append(device_time(device) - started)) for path in before
+    ]
     try:
         model(images)
     finally:
         for handle in handles:
             handle.remove()
-    return min(max(times) / max(_now(device) - started, 1e-9), 1.0)
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return min(max(times) / max(device_time(device) - started, 1e-9), 1.0)

@@ -17,6 +17,7 @@ from hf_transfer.architectures.layer_groups import LayerGroup
 from hf_transfer.errors import CutError
 from hf_transfer.feature_cache.cut import Captured, Cut, boundaries, passive_modules
 from hf_transfer.feature_cache.trace import Trace, traced
+from hf_transfer.utils.clock import device_time
 from hf_transfer.utils.modules import eval_mode
 
 # Images of the check: captured as three and two, used as two and three others.
@@ -94,10 +95,10 @@ def _run_whole(model: nn.Module, images: torch.Tensor, trained: Collection[str])
         try:
             with torch.no_grad():
                 first, small = traced(model, images[_USED[0]])
-            started = _now(images.device)
+            started = device_time(images.device)
             with torch.enable_grad():
                 second, large = traced(model, images[_USED[1]])
-            seconds = (_now(images.device) - started) / len(_USED[1])
+            seconds = (device_time(images.device) - started) / len(_USED[1])
         except Exception as error:  # foreign code; ordinary training will tell what is wrong
             raise CutError(f"a forward pass failed ({type(error).__name__}: {error})") from error
         outputs = (_logits(small), _logits(large))
@@ -128,7 +129,7 @@ def check_cut(cut: Cut, images: torch.Tensor, trained: Collection[str], whole: W
         started = time.perf_counter()
         with torch.no_grad():
             parts = [cut.capture(images[rows]) for rows in _CAPTURED]
-        cut.seconds = ((_now(images.device) - started) / CHECK_IMAGES, whole.seconds)
+        cut.seconds = ((device_time(images.device) - started) / CHECK_IMAGES, whole.seconds)
         _check_equal(in_training.rows, parts[0].rows, "what comes before the cut is random in training")
         for part in parts:
             _check_equal(in_training.constants, part.constants, "an argument depends on the images of the batch")
@@ -182,13 +183,6 @@ def _gradients(model: nn.Module, output: torch.Tensor, trained: Collection[str])
     weights = torch.linspace(-1, 1, output.numel(), device=output.device).reshape(output.shape)
     found = torch.autograd.grad((output.float() * weights).sum(), list(parameters.values()), allow_unused=True)
     return {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
-
-
-def _now(device: torch.device) -> float:
-    """The time when all work on a device is done."""
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-    return time.perf_counter()
 
 
 def _check_equal(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor], what: str) -> None:

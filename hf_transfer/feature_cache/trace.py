@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 from hf_transfer.errors import CutError
-from hf_transfer.utils.modules import device_of
+from hf_transfer.utils.modules import device_of, eval_mode
 
 # Two batches tell a dimension that grows with the batch from one that does not.
 _BATCHES = (2, 3)
@@ -105,18 +105,9 @@ class NoBoundary(Exception):
 
 
 def _trace(model: nn.Module, batches: Sequence[torch.Tensor], image: torch.Tensor) -> tuple[Trace, Trace]:
-    training = {module: module.training for module in model.modules()}
-    traces = []
-    try:
-        for module in training:
-            module.training = False
-        for batch in batches:
-            with torch.no_grad():
-                traces.append(traced(model, batch.to(image.dtype))[0])
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-    return traces[0], traces[1]
+    with eval_mode(model), torch.no_grad():
+        first, second = (traced(model, batch.to(image.dtype))[0] for batch in batches)
+    return first, second
 
 
 def traced(model: nn.Module, images: torch.Tensor) -> tuple[Trace, Any]:

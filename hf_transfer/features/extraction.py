@@ -20,6 +20,7 @@ from hf_transfer.features.reading import Row, read_batches
 from hf_transfer.features.store import BATCH_ROWS, Entry, FeatureStore
 from hf_transfer.models.memory_format import set_memory_format
 from hf_transfer.utils.distributed import barrier, rank_and_world
+from hf_transfer.utils.modules import eval_mode
 
 logger = logging.getLogger(__name__)
 
@@ -182,30 +183,25 @@ def _with_smaller_batches(compute: Compute, rows: Sequence[Row]) -> Columns:
     except torch.OutOfMemoryError:
         if len(rows) == 1:
             raise
-        logger.warning("Out of memory with a batch of %d images; going on with half of it.", len(rows))
+        logger.warning("Out of memory with a batch of %d images; continuing with half of it.", len(rows))
     halves = [_with_smaller_batches(compute, part) for part in (rows[: len(rows) // 2], rows[len(rows) // 2 :])]
     return {name: np.concatenate([half[name] for half in halves]) for name in halves[0]}
 
 
 @contextlib.contextmanager
 def extracting(model: nn.Module, memory_format: str = "default") -> Iterator[torch.device]:
-    """A model in eval mode, in inference mode and in a fast memory layout; given back as it was.
+    """A model in eval mode, in inference mode and in a fast memory layout; restored afterwards.
 
     Yields:
         The device of its parameters.
     """
-    training = {module: module.training for module in model.modules()}
     weights = {parameter: parameter.data for parameter in model.parameters()}
     buffers = [(m, n, b) for m in model.modules() for n, b in m._buffers.items()]
-    for module in training:
-        module.training = False  # not eval(): a frozen module's own train() must not be asked
     try:
         set_memory_format(model, memory_format)
-        with torch.inference_mode():
+        with eval_mode(model), torch.inference_mode():
             yield next(iter(weights)).device if weights else torch.device("cpu")
     finally:
-        for module, mode in training.items():
-            module.training = mode
         for parameter, data in weights.items():
             parameter.data = data
         for module, name, buffer in buffers:

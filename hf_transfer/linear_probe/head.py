@@ -7,8 +7,7 @@ models). All of that is affine: it is inverted here, and then checked by running
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,7 @@ from hf_transfer.architectures.lookup import wrap
 from hf_transfer.errors import ModelError
 from hf_transfer.features import head_branches
 from hf_transfer.solvers import LinearHead
-from hf_transfer.utils.modules import is_inside
+from hf_transfer.utils.modules import eval_mode, is_inside
 
 # Of float32 scores against float64 ones, relative to the largest score.
 _TOLERANCE = 1e-3
@@ -126,7 +125,7 @@ def check_head(model: nn.Module, images: torch.Tensor, expected: Any) -> float:
     Raises:
         ModelError: Scores or decisions differ by more than rounding.
     """
-    with _evaluating(model):
+    with eval_mode(model):
         logits = _logits(model(images.to(next(model.parameters()).device))).double().cpu().numpy()
     if logits.shape != expected.shape:
         raise ModelError(f"The model gives scores of shape {logits.shape}, the solver {expected.shape}.")
@@ -187,7 +186,7 @@ def _in_order(model: nn.Module, parts: Sequence[Classifier], images: torch.Tenso
         for part in parts:
             linear: Any = part.linear
             linear.weight.copy_(torch.randn(linear.weight.shape, generator=generator))
-        with _evaluating(model):
+        with eval_mode(model):
             logits = _logits(model(images.to(next(model.parameters()).device))).double()
     finally:
         for handle in handles:
@@ -206,15 +205,3 @@ def _in_order(model: nn.Module, parts: Sequence[Classifier], images: torch.Tenso
 def _logits(output: Any) -> torch.Tensor:
     logits: torch.Tensor = output if isinstance(output, torch.Tensor) else output.logits
     return logits
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    for module in modes:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -19,6 +19,7 @@ from hf_transfer.models.timm_interop import (
     timm_arguments,
     timm_inner,
 )
+from hf_transfer.utils.modules import eval_mode
 
 # Models take sizes that are a multiple of a patch, of the total stride, or of a window times the stride.
 _COMMON_STEPS = (2, 4, 7, 8, 14, 16, 32, 64, 224)
@@ -105,14 +106,9 @@ def _run(model: nn.Module, size: int) -> None:
     parameter = next(model.parameters())
     channels = convolution.in_channels if convolution else 3
     blank = torch.zeros(1, channels, size, size, device=parameter.device, dtype=parameter.dtype)
-    was_training = model.training
-    try:
-        # Not inference_mode: BEiT caches a table of its first forward pass, which could then not be trained with.
-        with torch.no_grad():
-            model.eval()
-            model(blank)
-    finally:
-        model.train(was_training)
+    # Not inference_mode: BEiT caches a table of its first forward pass, which could then not be trained with.
+    with eval_mode(model), torch.no_grad():
+        model(blank)
 
 
 def _resize_transformers(model: nn.Module, size: int) -> nn.Module:

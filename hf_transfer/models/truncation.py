@@ -38,6 +38,7 @@ from hf_transfer.models.heads import head_tensors
 from hf_transfer.models.image_size import native_image_size
 from hf_transfer.models.rebuilding import remake, transplant, vision_config
 from hf_transfer.models.timm_interop import is_timm_model, timm_arguments
+from hf_transfer.utils.modules import eval_mode
 
 logger = logging.getLogger(__name__)
 
@@ -304,12 +305,8 @@ def _run(model: nn.Module, height: int, width: int) -> None:
     image = torch.empty(1, num_channels(model), height, width, device="meta" if parameter.is_meta else "cpu")
     if generator is not None:
         image.uniform_(-1, 1, generator=generator)
-    was_training = model.training
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model.eval()(image.to(parameter.device, parameter.dtype))
-    finally:
-        model.train(was_training)
+    with eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        model(image.to(parameter.device, parameter.dtype))
 
 
 def _check_same_output(model: nn.Module, smaller: nn.Module, last: LayerGroup) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import random
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -17,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hf_transfer.errors import ReplicasDifferError
 from hf_transfer.phases.unused_parameters import find_unused_parameters
 from hf_transfer.utils.distributed import gather_from_ranks, is_distributed
+from hf_transfer.utils.random_state import own_random_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -56,17 +55,13 @@ def unused_of_samples(model: nn.Module, dataset: Any, collator: Any, device: tor
         get the same answer.
     """
     found: tuple[str, ...] | None = None
-    random_states = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng([]):
+        with own_random_numbers():
             batch = collator([dataset[0], dataset[min(1, len(dataset) - 1)]])
-        inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-        found = find_unused_parameters(model, inputs)
+            inputs = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+            found = find_unused_parameters(model, inputs)
     except Exception as error:  # whatever data set or model do, it is left to DDP then
         logger.info("Unused parameters could not be found beforehand: %s", error)
-    finally:
-        random.setstate(random_states[0])
-        np.random.set_state(random_states[1])
     answers = gather_from_ranks(found)
     if any(answer is None for answer in answers):
         return None

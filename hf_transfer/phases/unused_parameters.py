@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_transfer.utils.modules import modes_kept
+
 logger = logging.getLogger(__name__)
 
 
@@ -60,25 +62,23 @@ def _takes(model: nn.Module, argument: str) -> bool:
 @contextmanager
 def _everything_differentiable(model: nn.Module) -> Iterator[None]:
     """Eval mode, gradients on, all parameters trainable; everything restored on exit."""
-    modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     devices = sorted({p.device.index or 0 for p, _ in flags if p.device.type == "cuda"})
-    try:
+    with modes_kept(model):
         # Train mode first, and last: LeViT keeps its attention biases of an eval pass until then, so that stale ones
         # would hide a parameter now, and ours, which hold a graph, would be used later.
         _set_mode(model, True)
         _set_mode(model, False)
-        for parameter, _ in flags:
-            if parameter.is_floating_point():
-                parameter.requires_grad_(True)
-        with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
-            yield
-    finally:
-        _set_mode(model, True)
-        for module, mode in modes:
-            module.training = mode
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+        try:
+            for parameter, _ in flags:
+                if parameter.is_floating_point():
+                    parameter.requires_grad_(True)
+            with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
+                yield
+        finally:
+            _set_mode(model, True)
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
 
 
 def _set_mode(model: nn.Module, mode: bool) -> None:

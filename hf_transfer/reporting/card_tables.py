@@ -13,6 +13,7 @@ from typing import Any
 
 from hf_transfer.evaluation import METRIC_TITLES, ClassScore, EvaluationReport
 from hf_transfer.evaluation.tables import FULL_TABLE_CLASSES, SHOWN_AT_EACH_END, worst_and_best
+from hf_transfer.utils.clock import duration
 
 NOT_KNOWN = "–"
 # Order of what is read marks: they could show a label as something else than it is.
@@ -64,16 +65,6 @@ def plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{escape(key)} {plain(item)}" for key, item in value.items())
     return escape(value)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person reads them."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60) if seconds >= 3600 else int(seconds // 60)
-    if seconds < 3600:
-        return f"{minutes} min {int(seconds % 60)} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def label_table(names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from hf_transfer.errors import OutputError
 from hf_transfer.evaluation import METRIC_TITLES, ClassScore, EvaluationReport
 from hf_transfer.evaluation.tables import FULL_TABLE_CLASSES, SHOWN_AT_EACH_END, worst_and_best
 from hf_transfer.figures.alt_text import ALT_TEXT
+from hf_transfer.utils.clock import duration
 
 _CAPTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -229,8 +230,8 @@ def _facts(run: Mapping[str, Any]) -> dict[str, Facts]:
         "Run": _known(
             {"Seed": _text(run.get("seed")), "Seed of the split": _text(run.get("split_seed"))}
             | {_words(name): value for name, value in hardware.items()}
-            | {"Training time": _duration(timing.get("train_seconds"))}
-            | {"Evaluation time": _duration(timing.get("evaluation_seconds"))}
+            | {"Training time": _shown_duration(timing.get("train_seconds"))}
+            | {"Evaluation time": _shown_duration(timing.get("evaluation_seconds"))}
             | {"Training throughput": None if rate is None else f"{rate:,.1f} images/s"}
         ),
     }
@@ -265,17 +266,12 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
+def _shown_duration(seconds: float | None) -> str | None:
+    return None if seconds is None else duration(seconds)
+
+
 def _words(key: str) -> str:
     return key.replace("_", " ").capitalize()
-
-
-def _duration(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _counts(data: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from hf_transfer.data import decode_image
 from hf_transfer.data.preprocessing import image_mode
 from hf_transfer.data.transforms import EvalTransform
+from hf_transfer.utils.modules import eval_mode
 
 logger = logging.getLogger(__name__)
 
@@ -130,12 +131,8 @@ def _images(dataset: Any, indices: Sequence[int], mode: str) -> list[Any]:
 def _logits(trainer: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """As `trainer.predict` makes them: on its device and in its precision."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    was_training = model.training
-    model.eval()
-    try:
+    with eval_mode(model):
         found = trainer.prediction_step(model, dict(inputs), prediction_loss_only=False)[1]
-    finally:
-        model.train(was_training)
     logits = found[0] if isinstance(found, tuple | list) else found
     return torch.as_tensor(logits).detach().float().cpu()
 

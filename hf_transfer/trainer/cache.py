@@ -53,8 +53,7 @@ class PhaseCache:
         every = {"epoch": steps / per_epoch, "steps": steps / max(state.eval_steps or steps or 1, 1)}
         self.evaluations = every.get(str(getattr(args.eval_strategy, "value", args.eval_strategy)), 0.0)
         # A resumed run finds in the cache what the other one had to find out, which may have drawn random numbers.
-        devices = [args.device] if args.device.type == "cuda" else []
-        with own_random_numbers(), torch.random.fork_rng(devices):
+        with own_random_numbers(device=args.device):
             self.features.begin(phase.name, epochs, self._decided)
         self._decided = None
 

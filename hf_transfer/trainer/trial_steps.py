@@ -13,6 +13,7 @@ from transformers import Trainer
 from hf_transfer.feature_cache.rows import PackedRows, SeededCollator
 from hf_transfer.features.reading import read_batches
 from hf_transfer.utils.distributed import rank_and_world
+from hf_transfer.utils.modules import modes_kept
 from hf_transfer.utils.random_state import own_random_numbers
 
 
@@ -28,7 +29,6 @@ def undone(trainer: Any, seed: int) -> Iterator[None]:
     optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
     scaler = getattr(trainer.accelerator, "scaler", None)
     sync = trainer.accelerator.gradient_state
-    modes = {module: module.training for module in model.modules()}
     weights = {p: p.detach().clone() for p in model.parameters() if p.requires_grad}
     buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None]
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
@@ -37,7 +37,7 @@ def undone(trainer: Any, seed: int) -> Iterator[None]:
     micro_batches, accumulated = trainer.losses.snapshot(), vars(trainer).get("current_gradient_accumulation_steps")
     syncing = sync.sync_gradients
     try:
-        with own_random_numbers(seed + rank_and_world()[0]), _accelerator_random_numbers(trainer.args.device):
+        with modes_kept(model), own_random_numbers(seed + rank_and_world()[0], trainer.args.device):
             yield
     finally:
         with torch.no_grad():
@@ -46,8 +46,6 @@ def undone(trainer: Any, seed: int) -> Iterator[None]:
             for module, name, buffer, value in buffers:
                 buffer.copy_(value)
                 module._buffers[name] = buffer
-        for module, mode in modes.items():
-            module.training = mode
         for group, values in zip(optimizer.param_groups, groups, strict=True):
             group.update(values)
         optimizer.state.clear()
@@ -141,10 +139,3 @@ def _copied(values: Any) -> Any:
     if isinstance(values, dict):
         return {key: _copied(value) for key, value in values.items()}
     return copy.deepcopy(values)
-
-
-def _accelerator_random_numbers(device: torch.device) -> Any:
-    """Preserve the random numbers of an accelerator."""
-    if device.type == "cpu":
-        return contextlib.nullcontext()
-    return torch.random.fork_rng(devices=[device], device_type=device.type)

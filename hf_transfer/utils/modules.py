@@ -30,16 +30,23 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 @contextlib.contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put each module back into the mode that it had, when the context ends."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextlib.contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put all modules into eval mode while the context lasts, and then each back into its own.
 
     By attribute: `train()` and `eval()` of a frozen module are replaced, and `train(mode)` gives one mode to all.
     """
-    training = {module: module.training for module in model.modules()}
-    for module in training:
-        module.training = False
-    try:
+    with modes_kept(model):
+        for module in model.modules():
+            module.training = False
         yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode

@@ -1,27 +1,33 @@
-"""Random numbers that go on as before after something else has drawn some."""
+"""Random numbers that are preserved while something else draws some."""
 
 from __future__ import annotations
 
 import contextlib
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 
 
 @contextlib.contextmanager
-def own_random_numbers(seed: int | None = None) -> Iterator[None]:
-    """Random numbers of Python, NumPy and torch that start from a seed inside, and go on as before outside.
+def own_random_numbers(seed: int | None = None, device: torch.device | None = None) -> Iterator[None]:
+    """Random numbers of Python, NumPy and torch that start from a seed inside, and continue as before outside.
 
     Args:
-        seed: None goes on inside as outside, too.
+        seed: None continues inside as outside, too.
+        device: An accelerator whose random numbers are preserved as well; they continue inside. None, or a CPU: none.
     """
     python, numpy, own = random.getstate(), np.random.get_state(), torch.get_rng_state()
     if seed is not None:
         seed_random_numbers(seed)
+    forked: Any = contextlib.nullcontext()
+    if device is not None and device.type != "cpu":
+        forked = torch.random.fork_rng([device], device_type=device.type)
     try:
-        yield
+        with forked:
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)

@@ -9,11 +9,12 @@ import pytest
 
 from hf_transfer.diagnosis.decide import decide
 from hf_transfer.diagnosis.measurements import Costs, DataFindings
-from hf_transfer.diagnosis.result import Diagnosis, duration
+from hf_transfer.diagnosis.result import Diagnosis
 from hf_transfer.diagnosis.trials import Trial, Trials
 from hf_transfer.errors import ArgumentError
 from hf_transfer.figures.accuracy_by_depth import short_names
 from hf_transfer.run_files import DIAGNOSIS_FILE
+from hf_transfer.utils.clock import rough_duration
 from tests.helpers.diagnosed import measured
 
 
@@ -73,4 +74,4 @@ def test_layers_are_named_without_what_they_share() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "1 s"), (89, "89 s"), (90, "2 min"), (7200, "2.0 h")])
 def test_durations_for_people(seconds: float, text: str) -> None:
     """Seconds, minutes or hours."""
-    assert duration(seconds) == text
+    assert rough_duration(seconds) == text
