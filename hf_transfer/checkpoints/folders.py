@@ -11,11 +11,10 @@ from pathlib import Path
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_transfer.run_files import TRAINER_STATE
+from hf_transfer.run_files import STAGING, TRAINER_STATE
 
 logger = logging.getLogger(__name__)
 
-STAGING = ".unfinished"  # no name that transformers' get_last_checkpoint would take
 _OLD = "old-"
 
 

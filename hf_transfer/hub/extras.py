@@ -20,11 +20,10 @@ from hf_transfer.data import decode_image
 from hf_transfer.errors import ArgumentError, DataError
 from hf_transfer.hub.access import explained
 from hf_transfer.hub.retrying import TRANSIENT, retried
-from hf_transfer.reporting.card_metadata import WIDGET_IMAGES, hub_dataset
+from hf_transfer.reporting.card_metadata import hub_dataset
 from hf_transfer.reporting.card_tables import drawn_split
+from hf_transfer.run_files import EVAL_RESULTS, WIDGET_IMAGES
 
-EVAL_RESULTS = ".eval_results/hf_transfer_"
-"""Begin of the name of our file; the results of others beside it are not touched."""
 _LONGEST_SIDE = 512
 """Pixels; more than any common input size, and small enough for a page that shows several."""
 _MOST_IMAGES = 8

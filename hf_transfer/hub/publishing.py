@@ -17,8 +17,7 @@ from hf_transfer.hub.scan import scan
 from hf_transfer.hub.staging import Contents, Staged, is_ours, refuse_probe, stage
 from hf_transfer.hub.upload import Upload, is_there, make_repository, published_card, send, set_tag
 from hf_transfer.hub.verification import Verification, verify
-from hf_transfer.reporting.verification_samples import FOLDER as SAMPLES
-from hf_transfer.reporting.verification_samples import INDEX
+from hf_transfer.run_files import SAMPLES, SAMPLES_INDEX
 
 _PULL_REQUEST = re.compile(r"refs/pr/(\d+)")
 
@@ -134,7 +133,7 @@ def publish(
             commit = send(api, target.repo_id, upload, branch, create_pr, target.user)
             if tag is not None:
                 set_tag(api, target.repo_id, upload, tag, commit.revision)
-            samples = folder / SAMPLES if (folder / SAMPLES / INDEX).is_file() else None
+            samples = folder / SAMPLES if (folder / SAMPLES / SAMPLES_INDEX).is_file() else None
             found = _verified(target, commit.revision, staged.folder, api.endpoint, samples) if verify else None
     except PublishError as error:
         raise PublishError(f"{error} {_advice(folder, repo_id, private, asked_pr, contents)}") from error

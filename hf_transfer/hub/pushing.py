@@ -21,11 +21,9 @@ from hf_transfer.hub.publishing import Publication, publish
 from hf_transfer.hub.scan import scan
 from hf_transfer.hub.staging import allowed_files
 from hf_transfer.hub.upload import Upload, make_repository, send
-from hf_transfer.run_files import CARD_NAME
+from hf_transfer.run_files import CARD_NAME, TRAINER_STATE
 
 logger = logging.getLogger(__name__)
-
-_STATE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
@@ -234,10 +232,10 @@ def _stage_checkpoint(checkpoint: Path, staged: Path, places: Sequence[str]) -> 
             (staged / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(checkpoint / path.removeprefix(f"{place}/"), staged / path)
             files.append(path)
-        if place and (checkpoint / _STATE).is_file():
-            state = json.loads((checkpoint / _STATE).read_text(encoding="utf-8"))
+        if place and (checkpoint / TRAINER_STATE).is_file():
+            state = json.loads((checkpoint / TRAINER_STATE).read_text(encoding="utf-8"))
             best = state.get("best_model_checkpoint")
             state["best_model_checkpoint"] = best and Path(best).name  # a local path
-            (staged / place / _STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-            files.append(f"{place}/{_STATE}")
+            (staged / place / TRAINER_STATE).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+            files.append(f"{place}/{TRAINER_STATE}")
     return files

@@ -19,15 +19,16 @@ from huggingface_hub import HfApi
 from hf_transfer.checkpoints.folders import checkpoint_steps, complete_checkpoints
 from hf_transfer.checkpoints.portable import STATE_FILES, pack
 from hf_transfer.errors import OutputError, PublishError
-from hf_transfer.hub.extras import EVAL_RESULTS, stage_widget_images, write_eval_results
+from hf_transfer.hub.extras import stage_widget_images, write_eval_results
 from hf_transfer.reporting.card import PublishedFacts, adopt_edits, validate_metadata, write_card
-from hf_transfer.reporting.card_metadata import WIDGET_IMAGES
 from hf_transfer.reporting.record import RunRecord
 from hf_transfer.run_files import (
     CARD_NAME,
     DIAGNOSIS_FILE,
+    EVAL_RESULTS,
     RECORD,
     TRAINER_STATE,
+    WIDGET_IMAGES,
     is_probe,
     matches,
     patterns,
@@ -143,7 +144,7 @@ def allowed_files(folder: Path, include_examples: bool = False) -> list[str]:
     """The files of a folder that are published, relative to it.
 
     Raises:
-        PublishError: There is no model in the folder.
+        PublishError: There is no model in the folder, or a shard of it is missing.
     """
     if not folder.is_dir():
         raise PublishError(f"There is no folder {folder} to publish. Give the --output_dir of a finished run.")
@@ -151,7 +152,10 @@ def allowed_files(folder: Path, include_examples: bool = False) -> list[str]:
     here = [*folder.glob("*"), *folder.glob("figures/*")]
     # A link could lead to any file of the machine.
     names = sorted(p.relative_to(folder).as_posix() for p in here if p.is_file() and not p.is_symlink())
-    found = without_stale_weights(folder, (name for name in names if is_allowed(name, include_examples)))
+    try:
+        found = without_stale_weights(folder, (name for name in names if is_allowed(name, include_examples)))
+    except ValueError as error:
+        raise PublishError(f"The model in {folder} is not whole: {error}. Save it again.") from error
     if "config.json" not in found or not any(name.endswith(".safetensors") for name in found):
         raise PublishError(
             f"{folder} holds no model to publish: expected config.json and model.safetensors, found "

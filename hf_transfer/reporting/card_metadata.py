@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import METRIC_TITLES
+from hf_transfer.run_files import WIDGET_IMAGES
 from hf_transfer.utils.hub_ids import is_repo_id
 from hf_transfer.utils.privacy import check_private
 
@@ -48,8 +49,6 @@ _OF_THE_RUN = (
     "model-index",
 )
 _TAGS_OF_THE_RUN = (TASK, "vision", "hf_transfer", "timm", "generated_from_trainer")
-WIDGET_IMAGES = "examples/widget_"
-"""Where in a repository the images lie that a publication adds for the widget; a number and `.png` follow."""
 _LISTS = ("tags", "metrics", "datasets")
 
 

@@ -7,12 +7,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_transfer.reporting.verification_samples import sample_files
-from hf_transfer.run_files import EARLIER_RUN, PLAN_FILE, RECORD, REPORT, TRAINED, patterns
+from hf_transfer.run_files import EARLIER_RUN, PLAN_FILE, RECORD, REPORT, TRAINED, found, patterns, samples
 
 logger = logging.getLogger(__name__)
 
-_RESULTS = patterns(part="results")
 # A diagnosis may be made before the training that rests on it, but not before the end of the earlier one.
 _DIAGNOSIS = patterns(part="diagnosis")
 
@@ -33,8 +31,8 @@ def set_aside(folder: Path, since: float, has_plan: bool) -> list[str]:
     """
     if not any(_is_older(folder / name, since) for name in TRAINED):
         return []
-    found = [path for pattern in _RESULTS for path in folder.glob(pattern)] + sample_files(folder)
-    names = [path.relative_to(folder).as_posix() for path in found if _is_older(path, since)]
+    results = [*found(folder, patterns(part="results")), *samples(folder)]
+    names = [path.relative_to(folder).as_posix() for path in results if _is_older(path, since)]
     ended = max(_modified(folder / name) for name in (RECORD, REPORT))
     names += [name for name in _DIAGNOSIS if _is_older(folder / name, min(since, ended + 1e-6))]
     described = [name for name in patterns(part="description") if _is_older(folder / name, since)]

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_transfer.errors import OutputError
-from hf_transfer.reporting.verification_samples import remove_samples
-from hf_transfer.run_files import EVIDENCE, removable
+from hf_transfer.run_files import SAMPLES, evidence, removable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,7 +41,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"The output {self.path} is a file. Give a folder by --output_dir.")
-        earlier = self._earlier_run()
+        earlier = evidence(self.path)
         if earlier and not (self.resume or self.overwrite):
             raise OutputError(
                 f"The output folder {self.path} holds another run ({', '.join(earlier[:4])}). Choose another "
@@ -82,14 +81,10 @@ class RunFolder:
         try:
             if self.overwrite and not self.resume:
                 for found in removable(self.path):
-                    shutil.rmtree(found) if found.is_dir() else found.unlink()
-                remove_samples(self.path)
-                with contextlib.suppress(OSError):  # not there, or not empty
-                    (self.path / "figures").rmdir()
+                    shutil.rmtree(found) if found.is_dir() and not found.is_symlink() else found.unlink()
+                for name in ("figures", SAMPLES):
+                    with contextlib.suppress(OSError):  # not there, a link, or holds files of the user
+                        (self.path / name).rmdir()
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"The output folder {self.path} cannot be prepared: {error}.") from error
-
-    def _earlier_run(self) -> list[str]:
-        names = [name for name in EVIDENCE if (self.path / name).exists()]
-        return names + sorted(found.name for found in self.path.glob("checkpoint-*"))

@@ -1,6 +1,6 @@
 """A few evaluation images and the trainer's logits for them, kept in the run's folder for the verification.
 
-They are the user's data: no pattern of what is published matches the folder that they are in.
+They are the user's data and never published.
 """
 
 from __future__ import annotations
@@ -18,14 +18,11 @@ from safetensors.torch import save_file
 from hf_transfer.data import decode_image
 from hf_transfer.data.preprocessing import image_mode
 from hf_transfer.data.transforms import EvalTransform
+from hf_transfer.run_files import SAMPLE_INPUTS, SAMPLES, SAMPLES_INDEX, samples
 from hf_transfer.utils.modules import eval_mode
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "verification"
-"""In the run's folder."""
-INDEX = "samples.json"
-_INPUTS = "inputs.safetensors"
 _COUNT = 4
 _IMAGES = tuple(f"{row}.png" for row in range(_COUNT))
 _LONGEST_SIDE = 1024
@@ -47,7 +44,7 @@ def write_samples(trainer: Any, folder: Path) -> None:
         trainer: In the first process, with the model that is saved in the folder.
         folder: Of the run; samples of an earlier training are removed, and no other files.
     """
-    target = folder / FOLDER
+    target = folder / SAMPLES
     remove_samples(folder)
     dataset = trainer.eval_dataset
     dataset = next(iter(dataset.values()), None) if isinstance(dataset, dict) else dataset
@@ -72,20 +69,12 @@ def write_samples(trainer: Any, folder: Path) -> None:
         remove_samples(folder)
 
 
-def sample_files(folder: Path) -> list[Path]:
-    """The files of the samples that a run's folder keeps, and no others; none where it keeps no samples."""
-    target = folder / FOLDER
-    if not (target / INDEX).is_file():
-        return []
-    return [path for name in (*_IMAGES, _INPUTS, INDEX) if (path := target / name).is_file()]
-
-
 def remove_samples(folder: Path) -> None:
     """Remove the samples that a run's folder keeps; what else lies beside them stays."""
     with contextlib.suppress(OSError):  # no permission; or the folder is not there, or not empty
-        for path in sample_files(folder):
+        for path in samples(folder):
             path.unlink()
-        (folder / FOLDER).rmdir()
+        (folder / SAMPLES).rmdir()
 
 
 def _write(trainer: Any, dataset: Any, target: Path) -> None:
@@ -103,14 +92,14 @@ def _write(trainer: Any, dataset: Any, target: Path) -> None:
     inputs = {n: v.contiguous() for n, v in batch.items() if n not in trainer.label_names and torch.is_tensor(v)}
     logits = _logits(trainer, inputs)
     target.mkdir(parents=True)
-    stored: dict[str, Any] = {"images": list(_IMAGES[:count])} if images else {"inputs": _INPUTS}
+    stored: dict[str, Any] = {"images": list(_IMAGES[:count])} if images else {"inputs": SAMPLE_INPUTS}
     facts = {"schema": 1, "tolerance": _tolerance(trainer), "logits": logits.tolist()} | stored
     # The index first: it tells that the other files are ours, also where one of them cannot be written.
-    (target / INDEX).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    (target / SAMPLES_INDEX).write_text(json.dumps(facts) + "\n", encoding="utf-8")
     for name, image in zip(_IMAGES, images or (), strict=False):
         image.save(target / name)
     if not images:
-        save_file(inputs, target / _INPUTS)
+        save_file(inputs, target / SAMPLE_INPUTS)
 
 
 def _eval_transform(dataset: Any) -> EvalTransform | None:

@@ -14,7 +14,6 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from hf_transfer.checkpoints.folders import (
-    STAGING,
     checkpoint_name,
     checkpoint_steps,
     clear_staging,
@@ -27,7 +26,7 @@ from hf_transfer.checkpoints.weights import restore_weights
 from hf_transfer.errors import NonFiniteLossError
 from hf_transfer.hub import Publication, TrainingPush
 from hf_transfer.models.timm_interop import complete_timm_config, is_timm_wrapper, strip_timm_prefix
-from hf_transfer.run_files import TRAINER_STATE
+from hf_transfer.run_files import STAGING, TRAINER_STATE
 from hf_transfer.trainer.args import TransferOptions
 from hf_transfer.trainer.evaluation_rows import filled, without_filling
 from hf_transfer.trainer.loss import LossScaling, keys_beside_logits, weighted

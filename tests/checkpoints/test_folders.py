@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hf_transfer.checkpoints.folders import STAGING, clear_staging, last_complete, move_into_place
-from hf_transfer.run_files import TRAINER_STATE
+from hf_transfer.checkpoints.folders import clear_staging, last_complete, move_into_place
+from hf_transfer.run_files import STAGING, TRAINER_STATE
 
 NAME = "checkpoint-4"
 
