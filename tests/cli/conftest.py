@@ -1,4 +1,4 @@
-"""Fixtures of the tests that run commands; a module whose images differ has its own."""
+"""Fixtures of the tests that run commands; what else a module trains on has its own name there."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.helpers.quick_train import write_photos
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos of four classes."""
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos of four classes, in three splits."""
     return write_photos(tmp_path_factory.mktemp("photos"))
 
 

@@ -29,7 +29,7 @@ TUNED = {"per_class": 1000, "last": 0.5, "random": 0.1}
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photos_without_test(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     for split, count, seed in (("train", 8, 0), ("validation", 4, 1000)):
         write_classes(folder / split, dict.fromkeys(LABELS, count), seed)
@@ -59,12 +59,12 @@ def train(model: Path, images: Path, output: Path, *flags: str) -> int:
 
 @pytest.mark.slow
 def test_a_probe_is_chosen_solved_and_recorded(
-    images: Path, vit: Path, tmp_path: Path, measure_as: Any, capsys: pytest.CaptureFixture[str]
+    photos_without_test: Path, vit: Path, tmp_path: Path, measure_as: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Reasons are printed; run.json, transfer_plan.json, diagnosis.json and the figures tell of the diagnosis."""
     calls = measure_as(**PROBE)
     run = tmp_path / "run"
-    assert train(vit, images, run) == 0
+    assert train(vit, photos_without_test, run) == 0
     assert len(calls) == 1 and len(calls[0]["evaluation_dataset"]) == 16
     printed = capsys.readouterr().out
     assert "Diagnosis\nScenario 1" in printed and "Choice: linear probe on the last layer" in printed
@@ -81,13 +81,13 @@ def test_a_probe_is_chosen_solved_and_recorded(
 
 @pytest.mark.slow
 def test_fine_tuning_takes_its_options_and_resumes_with_the_stored_decision(
-    images: Path, vit: Path, tmp_path: Path, measure_as: Any
+    photos_without_test: Path, vit: Path, tmp_path: Path, measure_as: Any
 ) -> None:
     """The chosen lengths and rates are trained, flags win over them, and resuming does not measure again."""
     calls = measure_as(**TUNED)
     run = tmp_path / "run"
     flags = ("--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--save_total_limit", "9")
-    assert train(vit, images, run, *flags) == 0
+    assert train(vit, photos_without_test, run, *flags) == 0
     record = RunRecord.load(run / "run.json")
     assert record.training["plan"]["plan"]["recipe"] == "lp_ft"
     assert record.training["plan"]["plan"]["phases"][-1]["epochs"] is None  # the flag's
@@ -98,7 +98,7 @@ def test_fine_tuning_takes_its_options_and_resumes_with_the_stored_decision(
     assert len(calls) == 1
     measure_as(**PROBE)  # would choose another recipe
     first = min(run.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    assert train(vit, images, run, *flags, "--resume_from_checkpoint", str(first)) == 0
+    assert train(vit, photos_without_test, run, *flags, "--resume_from_checkpoint", str(first)) == 0
     assert len(calls) == 1
     resumed = RunRecord.load(run / "run.json")
     assert resumed.training["plan"] == record.training["plan"] and resumed.diagnosis == record.diagnosis
@@ -106,7 +106,7 @@ def test_fine_tuning_takes_its_options_and_resumes_with_the_stored_decision(
 
 @pytest.mark.slow
 def test_two_diagnoses_do_not_compute_twice(
-    images: Path, vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos_without_test: Path, vit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Measuring and the probe that follows run each training image through the model once."""
     from hf_transfer.diagnosis import measuring
@@ -124,7 +124,7 @@ def test_two_diagnoses_do_not_compute_twice(
     monkeypatch.setattr(running, "decide", lambda *_: decide(measured(**PROBE)))
     # Tiny networks have random weights, which would make a second pass through a twin pointless.
     monkeypatch.setattr(measuring, "looks_untrained", lambda _: True)
-    assert train(vit, images, tmp_path / "run") == 0
+    assert train(vit, photos_without_test, tmp_path / "run") == 0
     assert sum(counted) == 32 + 16  # training and evaluation images
 
 
@@ -138,19 +138,33 @@ def test_two_diagnoses_do_not_compute_twice(
     ],
 )
 def test_flags_that_contradict_it(
-    flags: tuple[str, ...], message: str, images: Path, vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: tuple[str, ...],
+    message: str,
+    photos_without_test: Path,
+    vit: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """What the diagnosis decides cannot be given beside it."""
     try:
-        assert train(vit, images, tmp_path / "run", *flags) != 0
+        assert train(vit, photos_without_test, tmp_path / "run", *flags) != 0
     except SystemExit as error:
         assert error.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_its_flags_need_it(images: Path, vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_flags_need_it(
+    photos_without_test: Path, vit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """--budget without --recipe auto says so."""
-    words = ["--model_name_or_path", str(vit), "--dataset", str(images), "--output_dir", str(tmp_path / "run")]
+    words = [
+        "--model_name_or_path",
+        str(vit),
+        "--dataset",
+        str(photos_without_test),
+        "--output_dir",
+        str(tmp_path / "run"),
+    ]
     assert main(["train", *words, "--budget", "60"]) == 1
     assert "give --recipe auto" in capsys.readouterr().err
 
@@ -189,11 +203,18 @@ def test_batch_size_is_that_of_all_processes(tmp_path: Path) -> None:
 
 
 def test_diagnose_prints_and_writes(
-    images: Path, vit: Path, tmp_path: Path, measure_as: Any, capsys: pytest.CaptureFixture[str]
+    photos_without_test: Path, vit: Path, tmp_path: Path, measure_as: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Scenario, reasons, cost and the command to go on are printed; JSON and figure are written where asked."""
     measure_as(**PROBE)
-    words = ["--model_name_or_path", str(vit), "--dataset", str(images), "--output_dir", str(tmp_path / "out")]
+    words = [
+        "--model_name_or_path",
+        str(vit),
+        "--dataset",
+        str(photos_without_test),
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
     assert main(["diagnose", *words, "--json", str(tmp_path / "d.json"), "--prefer", "fast"]) == 0
     printed = capsys.readouterr().out
     for expected in ("Scenario 1", "Choice:", "Expected cost", "--recipe linear_probe --output_dir RESULTS"):

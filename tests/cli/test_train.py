@@ -32,10 +32,10 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(resnet: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(resnet: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a timm model in two phases."""
     output = tmp_path_factory.mktemp("runs") / "resnet"
-    assert train(resnet, images, output, "--recipe", "lp_ft", "--recipe_options", '{"probe_epochs": 1}') == 0
+    assert train(resnet, photos, output, "--recipe", "lp_ft", "--recipe_options", '{"probe_epochs": 1}') == 0
     return output
 
 
@@ -52,13 +52,13 @@ TOKEN = "hf_" + "x" * 30
 
 
 @pytest.fixture(scope="module")
-def probe(vit: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Probe:
+def probe(vit: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Probe:
     """It ran where the environment held `TOKEN`."""
     folder = tmp_path_factory.mktemp("runs") / "probe"
     flags = ("--recipe", "linear_probe", "--solver", "none", "--num_train_epochs", "2", "--save_total_limit", "2")
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as shown:
         patch.setenv("HF_TOKEN", TOKEN)
-        assert train(vit, images, folder, *flags) == 0
+        assert train(vit, photos, folder, *flags) == 0
     return Probe(flags, folder, shown.getvalue())
 
 
@@ -87,7 +87,7 @@ def test_output_folder_holds_what_the_contract_says(finished: Path) -> None:
     assert not [name for name in top if name.endswith((".bin", ".pt", ".pth", ".pkl", ".tmp"))]
 
 
-def test_record_tells_the_run_and_nothing_private(finished: Path, images: Path) -> None:
+def test_record_tells_the_run_and_nothing_private(finished: Path, photos: Path) -> None:
     """run.json reads back, agrees with eval_results.json and the plan, and holds no absolute path."""
     record = RunRecord.load(finished / "run.json")
     results = json.loads((finished / "eval_results.json").read_text())
@@ -100,7 +100,7 @@ def test_record_tells_the_run_and_nothing_private(finished: Path, images: Path) 
     assert [phase.name for phase in plan.phases] == ["linear probe", "fine-tune"]
     for name in ("run.json", "README.md", "transfer_plan.json", "report.html", "config.json"):
         text = (finished / name).read_text()
-        assert str(images.parent) not in text
+        assert str(photos.parent) not in text
         assert str(Path.home()) not in text
 
 
@@ -145,15 +145,15 @@ def _loaded_without_us(folder: Path, image: Path) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["timm", "transformers"])
 def test_model_loads_everywhere_without_hf_transfer(
-    kind: str, finished: Path, vit: Path, images: Path, tmp_path: Path
+    kind: str, finished: Path, vit: Path, photos: Path, tmp_path: Path
 ) -> None:
     """transformers, pipeline and timm load the folder without this library and give the trainer's probabilities."""
     folder = finished
     if kind == "transformers":
         folder = tmp_path / "vit"
-        assert train(vit, images, folder, "--recipe", "linear_probe") == 0
+        assert train(vit, photos, folder, "--recipe", "linear_probe") == 0
     rows = pyarrow.parquet.read_table(folder / "predictions.parquet").to_pylist()
-    found = _loaded_without_us(folder, images / "validation" / rows[5]["name"].removeprefix("validation/"))
+    found = _loaded_without_us(folder, photos / "validation" / rows[5]["name"].removeprefix("validation/"))
     assert found["labels"] == list(LABELS)
     expected = rows[5]["probabilities"]
     assert set(found["probabilities"]) == ({"transformers", "timm"} if kind == "timm" else {"transformers"})
@@ -163,12 +163,12 @@ def test_model_loads_everywhere_without_hf_transfer(
 
 
 @pytest.mark.slow
-def test_launcher_config_and_command_do_the_same(vit: Path, images: Path, tmp_path: Path) -> None:
+def test_launcher_config_and_command_do_the_same(vit: Path, photos: Path, tmp_path: Path) -> None:
     """`accelerate launch -m hf_transfer train --config` gives the same weights as `hf-transfer train` with flags."""
-    assert train(vit, images, tmp_path / "flags", "--recipe", "last_blocks", "--recipe_options", '{"k": 1}') == 0
+    assert train(vit, photos, tmp_path / "flags", "--recipe", "last_blocks", "--recipe_options", '{"k": 1}') == 0
     config = tmp_path / "run.yaml"
     config.write_text(
-        f"model_name_or_path: {vit}\ndataset: {images}\noutput_dir: {tmp_path / 'launched'}\nnum_train_epochs: 1\n"
+        f"model_name_or_path: {vit}\ndataset: {photos}\noutput_dir: {tmp_path / 'launched'}\nnum_train_epochs: 1\n"
         "per_device_train_batch_size: 8\nlearning_rate: 1e-3\nrecipe: last_blocks\nrecipe_options: {k: 1}\n"
     )
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
@@ -190,11 +190,11 @@ def test_terminal_shows_the_plan_before_and_the_metrics_after(probe: Probe) -> N
 
 
 def test_evaluate_gives_the_runs_own_metrics(
-    finished: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """evaluate on the same split finds the accuracy that the run recorded, and writes predictions and figures."""
     output = tmp_path / "evaluation"
-    words = ["evaluate", str(finished), "--dataset", str(images), "--split", "test", "--output_dir", str(output)]
+    words = ["evaluate", str(finished), "--dataset", str(photos), "--split", "test", "--output_dir", str(output)]
     assert main(words) == 0
     found = json.loads((output / "evaluation.json").read_text())
     recorded = RunRecord.load(finished / "run.json").evaluation["test"]
@@ -228,9 +228,9 @@ def test_evaluate_measures_all_images_of_an_unseen_folder(
     assert ": 4 images" in capsys.readouterr().out
 
 
-def test_evaluate_does_not_write_into_a_run(finished: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_does_not_write_into_a_run(finished: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """evaluate --output_dir refuses the folder of a training run."""
-    words = ["evaluate", str(finished), "--dataset", str(images), "--output_dir", str(finished)]
+    words = ["evaluate", str(finished), "--dataset", str(photos), "--output_dir", str(finished)]
     assert main(words) == 1
     assert "holds another run" in capsys.readouterr().err
 
@@ -249,14 +249,14 @@ class Sevens(evaluate.Metric):
 
 
 def test_metrics_of_others_are_in_the_table_and_the_record(
-    vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    vit: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """--metrics with a local folder: the value is shown, and is in run.json and the card."""
     metric = tmp_path / "sevens"
     metric.mkdir()
     (metric / "sevens.py").write_text(_OWN_METRIC)
     output = tmp_path / "run"
-    assert train(vit, images, output, "--recipe", "linear_probe", "--metrics", str(metric)) == 0
+    assert train(vit, photos, output, "--recipe", "linear_probe", "--metrics", str(metric)) == 0
     assert "0.777" in capsys.readouterr().out
     record = RunRecord.load(output / "run.json")
     assert record.evaluation["validation"]["metrics"]["sevens"] == {"value": 0.777, "low": None, "high": None}
@@ -264,66 +264,66 @@ def test_metrics_of_others_are_in_the_table_and_the_record(
 
 
 def test_token_is_in_no_file(
-    probe: Probe, vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    probe: Probe, vit: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The Hub token of the environment reaches no file of the run, checkpoints included; one given is not repeated."""
     files = [path for path in probe.folder.rglob("*") if path.is_file()]
     assert any("checkpoint-" in str(path) for path in files)
     assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
-    assert train(vit, images, tmp_path / "other", "--hub_token", TOKEN) == 1
+    assert train(vit, photos, tmp_path / "other", "--hub_token", TOKEN) == 1
     assert TOKEN not in capsys.readouterr().err and not (tmp_path / "other").exists()
 
 
-def test_failed_start_leaves_the_earlier_run(probe: Probe, vit: Path, images: Path, tmp_path: Path) -> None:
+def test_failed_start_leaves_the_earlier_run(probe: Probe, vit: Path, photos: Path, tmp_path: Path) -> None:
     """--overwrite_output_dir removes nothing when the new run cannot start."""
     output = shutil.copytree(probe.folder, tmp_path / "run")
     before = sorted(path.name for path in output.iterdir())
-    assert train(vit, images, output, "--overwrite_output_dir", "--learning_rate", "-1") == 1
+    assert train(vit, photos, output, "--overwrite_output_dir", "--learning_rate", "-1") == 1
     assert sorted(path.name for path in output.iterdir()) == before
 
 
-def test_resume_goes_on_with_the_same_run(probe: Probe, vit: Path, images: Path, tmp_path: Path) -> None:
+def test_resume_goes_on_with_the_same_run(probe: Probe, vit: Path, photos: Path, tmp_path: Path) -> None:
     """--resume_from_checkpoint true goes on in the folder and ends where an uninterrupted run ends."""
     broken = tmp_path / "broken"
     shutil.copytree(probe.folder / "checkpoint-4", broken / "checkpoint-4")
-    assert train(vit, images, broken, *probe.flags, "--resume_from_checkpoint", "true") == 0
+    assert train(vit, photos, broken, *probe.flags, "--resume_from_checkpoint", "true") == 0
     first, second = load_file(probe.folder / "model.safetensors"), load_file(broken / "model.safetensors")
     assert all((first[name] == second[name]).all() for name in first)
 
 
 @pytest.mark.slow
-def test_overwrite_replaces_a_run_and_nothing_else(probe: Probe, vit: Path, images: Path, tmp_path: Path) -> None:
+def test_overwrite_replaces_a_run_and_nothing_else(probe: Probe, vit: Path, photos: Path, tmp_path: Path) -> None:
     """--overwrite_output_dir removes the files of the earlier run; a stranger's file stays."""
     output = shutil.copytree(probe.folder, tmp_path / "run")
     (output / "notes.txt").write_text("mine")
-    assert train(vit, images, output, "--recipe", "linear_probe", "--overwrite_output_dir") == 0
+    assert train(vit, photos, output, "--recipe", "linear_probe", "--overwrite_output_dir") == 0
     assert (output / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.slow
-def test_plan_of_a_run_repeats_it(finished: Path, resnet: Path, images: Path, tmp_path: Path) -> None:
+def test_plan_of_a_run_repeats_it(finished: Path, resnet: Path, photos: Path, tmp_path: Path) -> None:
     """--plan with a run's transfer_plan.json, on the same model and data, gives the same weights."""
-    assert train(resnet, images, tmp_path / "again", "--plan", str(finished / "transfer_plan.json")) == 0
+    assert train(resnet, photos, tmp_path / "again", "--plan", str(finished / "transfer_plan.json")) == 0
     first, second = load_file(finished / "model.safetensors"), load_file(tmp_path / "again" / "model.safetensors")
     assert all((first[name] == second[name]).all() for name in first)
 
 
 def test_plan_for_another_architecture_is_refused(
-    finished: Path, vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, vit: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The resolved plan of a timm run is not used on a ViT; together with --recipe it is refused, too."""
     plan = ("--plan", str(finished / "transfer_plan.json"))
-    assert train(vit, images, tmp_path / "run", *plan) == 1
+    assert train(vit, photos, tmp_path / "run", *plan) == 1
     assert "made for timm:resnet18" in capsys.readouterr().err
-    assert train(vit, images, tmp_path / "run", *plan, "--recipe", "lp_ft") == 1
+    assert train(vit, photos, tmp_path / "run", *plan, "--recipe", "lp_ft") == 1
     assert "give either --plan" in capsys.readouterr().err
 
 
 def test_folder_of_another_run_is_refused(
-    finished: Path, vit: Path, images: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, vit: Path, photos: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The output folder of a finished run is not written into, and stays as it was."""
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    assert train(vit, images, finished) == 1
+    assert train(vit, photos, finished) == 1
     assert "holds another run" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}

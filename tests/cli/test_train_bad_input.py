@@ -30,29 +30,29 @@ def _odd_images(folder: Path) -> Path:
     return folder
 
 
-def test_odd_images_are_trained_on(vit: Path, images: Path, tmp_path: Path) -> None:
+def test_odd_images_are_trained_on(vit: Path, photos: Path, tmp_path: Path) -> None:
     """Greyscale, CMYK, palette, RGBA, 16-bit and EXIF-rotated images go through the whole job."""
-    photos = tmp_path / "photos"
-    shutil.copytree(images, photos)
-    _odd_images(photos / "train" / "ant")
-    assert train(vit, photos, tmp_path / "run", "--recipe", "linear_probe") == 0
+    own = tmp_path / "photos"
+    shutil.copytree(photos, own)
+    _odd_images(own / "train" / "ant")
+    assert train(vit, own, tmp_path / "run", "--recipe", "linear_probe") == 0
     record = RunRecord.load(tmp_path / "run" / "run.json")
     assert record.data["counts"]["train"]["ant"] == 14
     assert record.data["skipped"] == []
 
 
 def test_unreadable_image_is_skipped_counted_and_listed(
-    vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    vit: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Above 1 % unreadable images are an error; with --skip_bad_images they are left out and counted. Their
     names, which can tell of people, are in a file beside the results, and in none that is published."""
-    photos = tmp_path / "photos"
-    shutil.copytree(images, photos)
-    (photos / "train" / "ant" / "broken.png").write_bytes(b"no image")
-    assert train(vit, photos, tmp_path / "run", "--recipe", "linear_probe") == 1
+    own = tmp_path / "photos"
+    shutil.copytree(photos, own)
+    (own / "train" / "ant" / "broken.png").write_bytes(b"no image")
+    assert train(vit, own, tmp_path / "run", "--recipe", "linear_probe") == 1
     assert "--skip_bad_images" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-    assert train(vit, photos, tmp_path / "run", "--recipe", "linear_probe", "--skip_bad_images") == 0
+    assert train(vit, own, tmp_path / "run", "--recipe", "linear_probe", "--skip_bad_images") == 0
     run = tmp_path / "run"
     (entry,) = RunRecord.load(run / "run.json").data["skipped"]
     assert (entry["split"], entry["images"]) == ("train", 1) and "no image" in entry["reason"]
@@ -89,13 +89,13 @@ def _empty_split(photos: Path) -> None:
     [(_no_images, "image"), (_one_class, "class"), (_other_labels, "wolf"), (_empty_split, "validation")],
 )
 def test_bad_data_give_one_line(
-    spoil: Any, message: str, vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    spoil: Any, message: str, vit: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No images, one class, unknown labels and an empty split end with exit code 1, one line, and no output folder."""
-    photos = tmp_path / "photos"
-    shutil.copytree(images, photos)
-    spoil(photos)
-    assert train(vit, photos, tmp_path / "run") == 1
+    own = tmp_path / "photos"
+    shutil.copytree(photos, own)
+    spoil(own)
+    assert train(vit, own, tmp_path / "run") == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("hf-transfer: error:")]
     assert len(lines) == 1
     assert message in lines[0]
@@ -126,12 +126,12 @@ def test_bad_flags_give_one_line(
     flags: tuple[str, ...],
     message: str,
     vit: Path,
-    images: Path,
+    photos: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Unknown model, recipe, selector, image size or metric: exit code 1, one line that names it, nothing written."""
-    assert train(vit, images, tmp_path / "run", *flags) == 1
+    assert train(vit, photos, tmp_path / "run", *flags) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert len(errors) == 1
     assert message in errors[0]
@@ -139,22 +139,22 @@ def test_bad_flags_give_one_line(
 
 
 def test_full_disk_is_told_before_training(
-    vit: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    vit: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With too little space the run ends before the first step, and says how much is needed."""
     real = shutil.disk_usage
     monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=1000))
-    assert train(vit, images, tmp_path / "run", "--recipe", "linear_probe") == 1
+    assert train(vit, photos, tmp_path / "run", "--recipe", "linear_probe") == 1
     assert "No space for the results" in capsys.readouterr().err
 
 
 def test_loss_that_is_not_finite_stops_with_the_step(
-    vit: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    vit: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A learning rate that blows the loss up ends in one line with step, phase and the last good checkpoint."""
     flags = ("--learning_rate", "1e30", "--recipe", "fine_tune", "--max_grad_norm", "0", "--save_steps", "1")
     flags += ("--save_total_limit", "9")
-    assert train(vit, images, tmp_path / "run", *flags, "--save_strategy", "steps", "--optim", "sgd") == 1
+    assert train(vit, photos, tmp_path / "run", *flags, "--save_strategy", "steps", "--optim", "sgd") == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert "The loss became" in errors[0]
     assert "'fine-tune'" in errors[0]

@@ -26,7 +26,7 @@ LABELS = ("ant", "bee", "cat", "dog")
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def few_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     for split, count, seed in (("train", 2, 0), ("validation", 1, 1000)):
         write_classes(folder / split, dict.fromkeys(LABELS, count), seed)
@@ -40,11 +40,11 @@ def _train(model: Path | str, images: Path | str, output: Path, *flags: str) -> 
 
 @pytest.mark.slow
 def test_bare_name_is_trained_and_not_called_fine_tuned(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    few_photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An architecture's name trains from random weights, on small grey images, and output and card say so."""
     flags = ("--recipe", "fine_tune", "--image_size", "32", "--num_channels", "1")
-    assert _train("timm:test_resnet", images, tmp_path / "run", *flags) == 0
+    assert _train("timm:test_resnet", few_photos, tmp_path / "run", *flags) == 0
     assert "all weights are random" in capsys.readouterr().out
     card = (tmp_path / "run" / "README.md").read_text()
     assert "trained from scratch" in card
@@ -57,14 +57,14 @@ def test_bare_name_is_trained_and_not_called_fine_tuned(
     assert min(stem) == 1
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["model_args"], config["pretrained_cfg"]["input_size"]) == ({"in_chans": 1}, [1, 32, 32])
-    assert main(["evaluate", str(tmp_path / "run"), "--dataset", str(images)]) == 0
+    assert main(["evaluate", str(tmp_path / "run"), "--dataset", str(few_photos)]) == 0
 
 
 @pytest.mark.slow
-def test_size_and_channels_reach_the_saved_model(images: Path, tmp_path: Path) -> None:
+def test_size_and_channels_reach_the_saved_model(few_photos: Path, tmp_path: Path) -> None:
     """--image_size and --num_channels: the output folder takes a grey image of the new size without hf_transfer."""
     flags = ("--recipe", "linear_probe", "--image_size", "48", "--num_channels", "1")
-    assert _train(save_vit(tmp_path / "vit"), images, tmp_path / "run", *flags) == 0
+    assert _train(save_vit(tmp_path / "vit"), few_photos, tmp_path / "run", *flags) == 0
     pixels = AutoImageProcessor.from_pretrained(tmp_path / "run")(PIL.Image.new("L", (9, 9)), return_tensors="pt")
     assert pixels["pixel_values"].shape == (1, 1, 48, 48)
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "run")(**pixels).logits.shape == (1, 4)
@@ -77,11 +77,11 @@ def _save(name: str, processor: object, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_perceiver_is_trained(images: Path, tmp_path: Path) -> None:
+def test_perceiver_is_trained(few_photos: Path, tmp_path: Path) -> None:
     """A model that calls its images `inputs` takes them as pixel_values, too."""
     processor = PerceiverImageProcessor(size={"height": 32, "width": 32}, do_center_crop=False)
     model = _save("PerceiverForImageClassificationLearned", processor, tmp_path / "model")
-    assert _train(model, images, tmp_path / "run", "--recipe", "fine_tune") == 0
+    assert _train(model, few_photos, tmp_path / "run", "--recipe", "fine_tune") == 0
     assert RunRecord.load(tmp_path / "run" / "run.json").training["steps"] == 1
 
 
