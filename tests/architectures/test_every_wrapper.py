@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tests.helpers import group_checks, tiny
 
 EVERY_MODEL = pytest.mark.parametrize("make", tiny.ALL_MODELS.values(), ids=tiny.ALL_MODELS)
 Factory = Callable[..., nn.Module]
+looked_at = cache(lambda make: make())  # a model for the tests that change nothing but its mode
 
 
 def _image() -> torch.Tensor:
@@ -23,7 +25,7 @@ def _image() -> torch.Tensor:
 @EVERY_MODEL
 def test_groups_partition_the_parameters(make: Factory) -> None:
     """Each parameter is in exactly one group; there are a stem, at least three blocks and a head."""
-    model = make()
+    model = looked_at(make)
     groups = ht.wrap(model).layer_groups
     group_checks.check_groups(model, groups)
     roles = [group.role for group in groups]
@@ -34,14 +36,14 @@ def test_groups_partition_the_parameters(make: Factory) -> None:
 @pytest.mark.parametrize("granularity", ["block", "stage"])
 def test_groups_come_in_the_order_of_execution(make: Factory, granularity: Granularity) -> None:
     """A forward pass with hooks enters the groups one after the other, as they are numbered."""
-    model = make()
+    model = looked_at(make)
     group_checks.check_order(model, ht.wrap(model, granularity).layer_groups, _image())
 
 
 @EVERY_MODEL
 def test_the_head_is_what_depends_on_the_labels(make: Factory) -> None:
     """The head holds exactly the parameters whose shape changes with the number of labels."""
-    model = make(3)
+    model = looked_at(make)
     assert set(ht.wrap(model).head.parameter_names) == group_checks.label_parameters(model, make(5))
 
 
@@ -49,14 +51,14 @@ def test_the_head_is_what_depends_on_the_labels(make: Factory) -> None:
 @pytest.mark.parametrize("granularity", ["block", "stage"])
 def test_modules_belong_to_one_group(make: Factory, granularity: Granularity) -> None:
     """Module names are disjoint, cover every leaf module and hold exactly their group's parameters."""
-    model = make()
+    model = looked_at(make)
     group_checks.check_modules(model, ht.wrap(model, granularity).layer_groups)
 
 
 @EVERY_MODEL
 def test_stages_join_blocks(make: Factory) -> None:
     """Granularity "stage" only joins neighbouring blocks; architectures without stages stay as they are."""
-    model = make()
+    model = looked_at(make)
     fine, coarse = ht.wrap(model, "block").layer_groups, ht.wrap(model, "stage").layer_groups
     group_checks.check_coarser(fine, coarse)
     if any(part in type(model).__name__ for part in ("ResNet", "Swin", "ConvNext")):
@@ -86,7 +88,7 @@ def test_groups_of_a_model_on_the_meta_device(make: Factory) -> None:
     """Groups depend on names alone: a model without weights in memory has the same ones."""
     with torch.device("meta"):
         hollow = make()
-    assert ht.wrap(hollow).layer_groups == ht.wrap(make()).layer_groups
+    assert ht.wrap(hollow).layer_groups == ht.wrap(looked_at(make)).layer_groups
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,12 @@ DISTILLED = (
 )
 
 
+@cache
+def _declared(name: str) -> nn.Module:
+    """A model that is only looked at."""
+    return timm_zoo.hollow(name)
+
+
 def _image(model: nn.Module) -> torch.Tensor:
     return torch.zeros(2, *timm_zoo.input_size(model), device="meta")
 
@@ -63,7 +70,7 @@ def _image(model: nn.Module) -> torch.Tensor:
 @pytest.mark.parametrize("name", DECLARED)
 def test_declared_layouts(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """Where timm has no groups, or wrong ones, declared ones hold, without a guess, in the order of execution."""
-    model = timm_zoo.hollow(name)
+    model = _declared(name)
     wrapper = ht.wrap(model, strict=True)
     assert wrapper.source == "timm"
     assert declared_layout(model) in LAYOUTS.values()
@@ -80,7 +87,7 @@ def test_declared_layouts(name: str, caplog: pytest.LogCaptureFixture) -> None:
 
 def test_every_declared_layout_has_a_model() -> None:
     """No layout is left from a class that timm renamed, and each says why it stands in for timm's own groups."""
-    models = {name: timm_zoo.hollow(name) for name in DECLARED}
+    models = {name: _declared(name) for name in DECLARED}
     used = [declared_layout(model) for model in models.values()]
     assert all(layout in used for layout in LAYOUTS.values())
     for name, model in models.items():

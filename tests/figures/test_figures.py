@@ -22,6 +22,7 @@ from hf_transfer.figures.confusion_matrix import confusion_matrix
 from hf_transfer.figures.learning_curves import PhaseSpan, learning_curves
 from hf_transfer.figures.mistakes import worst_mistakes
 from hf_transfer.figures.style import new_figure, shortened
+from tests.helpers.fast import slow_but
 
 
 def report(classes: int, images: int = 200, absent: int = 0) -> EvaluationReport:
@@ -128,7 +129,7 @@ def test_confusion_matrix_without_some_classes(tmp_path: Path) -> None:
     assert (236, 236, 236) in {colour for _, colour in colours or []}
 
 
-@pytest.mark.parametrize("groups", [1, 21, 75, pytest.param(160, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("groups", slow_but((1, 21), (1, 21, 75, 160)))
 def test_layer_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: int) -> None:
     """Names from input to output with learning rates; a tall model keeps a bounded height and shows its last group."""
     drawn = texts(monkeypatch)

@@ -14,6 +14,7 @@ import hf_transfer as ht
 from hf_transfer.cli import main
 from hf_transfer.errors import ArgumentError, PublishError
 from hf_transfer.hub import retrying
+from tests.helpers.fast import slow_but
 from tests.helpers.hub_server import Fault, HubServer, Repository, Token
 from tests.helpers.hub_server.fixtures import PUBLISHED, TOKEN, USER, finished_run
 
@@ -44,7 +45,7 @@ def published_whole(hub: HubServer, commits: int = 2) -> None:
     assert hub.verified == [made.refs["main"]]
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", slow_but(("PUT", "commit", "tag"), STEPS))
 def test_503_that_passes(hub: HubServer, tmp_path: Path, step: str) -> None:
     """One 503 at any step is survived, and leaves one commit."""
     folder = finished_run(tmp_path / "run")
@@ -62,7 +63,7 @@ def test_weights_that_are_up_are_not_sent_again(hub: HubServer, tmp_path: Path) 
     assert len([path for method, path in hub.requests if method == "PUT"]) == 2
 
 
-@pytest.mark.parametrize("step", sorted(set(STEPS) - {"verify", "tag"}))
+@pytest.mark.parametrize("step", slow_but(("PUT", "commit"), sorted(set(STEPS) - {"verify", "tag"})))
 def test_503_that_stays(hub: HubServer, tmp_path: Path, step: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A service that stays away gives an error with a command; no half of it is there; later the command works."""
     folder = finished_run(tmp_path / "run")
@@ -131,7 +132,14 @@ class _XetAuthenticationError(PermissionError):
     """As hf_xet's, which is no error of the client."""
 
 
-@pytest.mark.parametrize("error", [RuntimeError("CAS: connection reset"), OSError("no route"), ConnectionError("x")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CAS: connection reset"),
+        pytest.param(OSError("no route"), marks=pytest.mark.slow),
+        pytest.param(ConnectionError("x"), marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("stays", [False, True])
 def test_upload_errors_of_xet(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, stays: bool

@@ -22,6 +22,7 @@ from hf_transfer.models.timm_interop import strip_timm_prefix
 from hf_transfer.reporting.run_folder import RunFolder
 from tests.helpers import tiny
 from tests.helpers.checkpoints import save_timm_resnet, save_vit
+from tests.helpers.fast import slow_but
 from tests.helpers.hub_server import Fault, HubServer
 from tests.helpers.hub_server.fixtures import finished_run
 from tests.helpers.hub_server.repositories import Blob
@@ -217,7 +218,7 @@ def test_a_folder_of_the_users_is_left_alone(
     assert theirs.read_text() == "mine" and not (tmp_path / "out" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("timm", [False, True])
+@pytest.mark.parametrize("timm", slow_but((False,), (False, True)))
 @pytest.mark.parametrize("channels", [1, 4])
 def test_models_of_other_images_than_rgb(
     verified_by_one_process: HubServer, tmp_path: Path, timm: bool, channels: int

@@ -45,8 +45,8 @@ def trainer_of(folder: Path, **options: Any) -> ht.TransferTrainer:
     ("strategy", "folders"),
     [
         ("end", set()),
-        ("every_save", set()),
-        ("checkpoint", {"last-checkpoint"}),
+        pytest.param("every_save", set(), marks=pytest.mark.slow),
+        pytest.param("checkpoint", {"last-checkpoint"}, marks=pytest.mark.slow),
         ("all_checkpoints", {"checkpoint-4", "checkpoint-8"}),
     ],
 )
