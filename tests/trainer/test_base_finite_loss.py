@@ -1,4 +1,4 @@
-"""hf_transfer.trainer.finite_loss: a loss that is not finite stops the run before it hurts."""
+"""hf_transfer.trainer.base: a loss that is not finite stops the run before it hurts."""
 
 from __future__ import annotations
 
