@@ -36,6 +36,7 @@ def test_without_plan_the_trajectory_is_trainers(name: str, tmp_path: Path) -> N
         save_strategy="no",
         logging_steps=1,
         disable_tqdm=True,
+        dataloader_pin_memory=False,
         **options,
     )
     stock = transformers.Trainer(twin, stock_args, train_dataset=RandomImages())
@@ -257,7 +258,9 @@ def test_recipe_of_the_arguments_makes_the_plan(tmp_path: Path) -> None:
 
 def test_plain_training_arguments_are_taken(tmp_path: Path) -> None:
     """transformers.TrainingArguments work, with and without a plan."""
-    args = transformers.TrainingArguments(str(tmp_path), report_to="none", max_steps=1, save_strategy="no")
+    args = transformers.TrainingArguments(
+        str(tmp_path), report_to="none", max_steps=1, save_strategy="no", dataloader_pin_memory=False
+    )
     trainer = ht.TransferTrainer(tiny.vit(), args, train_dataset=RandomImages(), plan=ht.recipes.linear_probe())
     assert math.isfinite(trainer.train().training_loss)
 
