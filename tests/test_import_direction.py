@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,13 @@ def test_every_module_has_a_place() -> None:
     """A new module is put into ORDER, where its place in the whole is decided; names that are gone are taken out."""
     assert {_place(name) for name in MODULES} == set(ORDER)
     assert len(ORDER) == len(set(ORDER))
+
+
+def test_contributing_shows_the_order() -> None:
+    """The table of packages in CONTRIBUTING.md has each of them, in the order of imports."""
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text[text.index("| in `hf_transfer/` |") :].partition("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)(?:/|\.py)`", table, re.MULTILINE) == [name for name in ORDER if name != "__main__"]
 
 
 @pytest.mark.parametrize("name", MODULES)
