@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from hf_transfer.utils.foreign import configured, timm_settings
 from hf_transfer.utils.modules import is_inside
 
 
@@ -16,7 +17,7 @@ def classifier_paths(model: nn.Module) -> tuple[str, ...]:
     A batch normalisation inside the classifier (timm's `NormLinear`: LeViT, RepViT) is drawn anew with it, hence part
     of it.
     """
-    named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    named = timm_settings(model).get("classifier") or ()
     paths = (named,) if isinstance(named, str) else tuple(named)
     found = _timms_classifier(model)
     several = isinstance(found, tuple | list)
@@ -52,7 +53,7 @@ def inferred_classifier_paths(model: nn.Module, units: Sequence[str]) -> tuple[s
         model: The model; `config.num_labels` or `num_classes` tell the number of labels.
         units: Paths of its parts, in the order in which they run.
     """
-    labels = getattr(getattr(model, "config", None), "num_labels", None)
+    labels = configured(model, "num_labels")
     labels = getattr(model, "num_classes", None) if labels is None else labels
     if not units or labels == 0:
         return ()

@@ -20,6 +20,7 @@ from hf_transfer.architectures.layer_groups import Role
 from hf_transfer.architectures.norms import norm_modules
 from hf_transfer.architectures.registry import INFERRED, register
 from hf_transfer.architectures.wrapper import GroupDraft, ModelWrapper
+from hf_transfer.utils.foreign import configured, timm_inner, timm_settings
 from hf_transfer.utils.modules import is_inside
 
 logger = logging.getLogger(__name__)
@@ -121,13 +122,12 @@ def _blank_inputs(model: nn.Module) -> Iterator[torch.Tensor]:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     if parameter is None:
         return
-    config: Any = getattr(model, "config", None)
-    settings: Any = getattr(getattr(model, "timm_model", model), "pretrained_cfg", None) or {}
+    settings: Any = timm_settings(timm_inner(model))
     timm_channels, *timm_size = settings.get("input_size") or (None,)
     convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     first_channels = convolution.in_channels if convolution is not None else None
-    sizes: tuple[Any, ...] = (getattr(config, "image_size", None), timm_size, *_COMMON_IMAGE_SIZES)
-    for channels in dict.fromkeys((getattr(config, "num_channels", None), timm_channels, first_channels, 3, 1)):
+    sizes: tuple[Any, ...] = (configured(model, "image_size"), timm_size, *_COMMON_IMAGE_SIZES)
+    for channels in dict.fromkeys((configured(model, "num_channels"), timm_channels, first_channels, 3, 1)):
         for size in sizes:
             height_width = (size, size) if isinstance(size, int) else size
             if isinstance(channels, int) and isinstance(height_width, list | tuple) and len(height_width) == 2:
@@ -136,7 +136,7 @@ def _blank_inputs(model: nn.Module) -> Iterator[torch.Tensor]:
 
 def _head_paths(model: nn.Module, units: list[str]) -> tuple[str, ...]:
     """The classifier that timm declares, or else the one that the last layers suggest."""
-    inner: Any = getattr(model, "timm_model", model)
+    inner: Any = timm_inner(model)
     declared = tuple(path if inner is model else f"timm_model.{path}" for path in classifier_paths(inner))
     holds_parameters = any(is_inside(name, declared) for name, _ in model.named_parameters())
     return declared if holds_parameters else inferred_classifier_paths(model, units)

@@ -44,7 +44,7 @@ class Layout:
 
     def __post_init__(self) -> None:
         for name in ("stem", "head", "neck", "stage_entry", "stage_exit", "unused", "reused"):
-            paths = getattr(self, name)
+            paths = vars(self)[name]
             if not isinstance(paths, tuple) or not all(isinstance(path, str) and path for path in paths):
                 raise ArgumentError(f"Layout.{name} is a tuple of module paths, found {paths!r}.")
         if not self.block_patterns or any(pattern.count("*") not in (1, 2) for pattern in self.block_patterns):

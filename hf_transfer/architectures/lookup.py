@@ -19,6 +19,7 @@ from hf_transfer.architectures.registry import INFERRED, TIMM, WRAPPERS, Wrapper
 from hf_transfer.architectures.selectors import Selector, select_groups
 from hf_transfer.architectures.wrapper import Granularity, ModelWrapper
 from hf_transfer.errors import ArgumentError, UnknownArchitectureError
+from hf_transfer.utils.foreign import configured, timm_inner, timm_settings
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +82,9 @@ def select(model: nn.Module, selector: Selector, granularity: Granularity = "blo
 def registry_key(model: nn.Module) -> str:
     """The registered type that fits a model: its transformers model type, its class name, "timm" or "inferred"."""
     _load_plugins()
-    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    model_type = configured(model, "model_type")
     keys = (key for key in (model_type, type(model).__name__) if isinstance(key, str) and key in WRAPPERS)
-    inner = getattr(model, "timm_model", model)
+    inner = timm_inner(model)
     of_timm = any(cls.__module__.startswith("timm.") for cls in type(inner).__mro__)
     key = next(keys, TIMM if of_timm or callable(getattr(inner, "group_matcher", None)) else INFERRED)
     return key if WRAPPERS[key].fits(model) else INFERRED
@@ -91,12 +92,11 @@ def registry_key(model: nn.Module) -> str:
 
 def architecture_name(model: nn.Module) -> str:
     """Name of a model's architecture: "timm:NAME", "transformers:MODEL_TYPE" or the class name."""
-    config = getattr(model, "config", None)
-    if isinstance(timm_name := getattr(config, "architecture", None), str):
+    if isinstance(timm_name := configured(model, "architecture"), str):
         return f"timm:{timm_name}"
-    if isinstance(model_type := getattr(config, "model_type", None), str):
+    if isinstance(model_type := configured(model, "model_type"), str):
         return f"transformers:{model_type}"
-    timm_name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    timm_name = timm_settings(model).get("architecture")
     return f"timm:{timm_name}" if isinstance(timm_name, str) else type(model).__name__
 
 

@@ -16,6 +16,7 @@ from hf_transfer.architectures.timm_grouping import Matcher, body_groups, with_s
 from hf_transfer.architectures.timm_layouts import LAYOUTS, Patterns, TimmLayout
 from hf_transfer.architectures.wrapper import Granularity, GroupDraft, ModelWrapper
 from hf_transfer.errors import LayerGroupError
+from hf_transfer.utils.foreign import timm_inner, timm_settings
 from hf_transfer.utils.modules import is_inside
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class TimmModelWrapper(ModelWrapper):
     @classmethod
     def fits(cls, model: nn.Module) -> bool:
         """Whether a layout is declared for the model, or timm itself groups it."""
-        inner = getattr(model, "timm_model", model)
+        inner = timm_inner(model)
         return callable(getattr(inner, "group_matcher", None)) or declared_layout(inner) is not None
 
     @property
@@ -54,7 +55,7 @@ class TimmModelWrapper(ModelWrapper):
     @property
     def inner(self) -> Any:
         """The timm model itself, also where transformers' TimmWrapper is around it."""
-        return getattr(self.model, "timm_model", self.model)
+        return timm_inner(self.model)
 
     @property
     def unused_parameters(self) -> tuple[str, ...]:
@@ -87,7 +88,7 @@ def without_classifier(model: nn.Module) -> bool:
 
 
 def _without_classifier_message(model: Any) -> str:
-    name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
+    name = timm_settings(model).get("architecture") or type(model).__name__
     return (
         f"{name} is an encoder without a classification head, whatever `num_classes` says: its features can be used, "
         f"but it cannot be trained on labels. Load {name.removesuffix('_enc')!r} of timm instead."

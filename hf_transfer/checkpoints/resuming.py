@@ -20,6 +20,7 @@ from hf_transfer.phases.resolved import ResolvedPlan
 from hf_transfer.phases.schedules import set_rates
 from hf_transfer.plans.plan import TransferPlan
 from hf_transfer.run_files import TRAINER_STATE
+from hf_transfer.utils.foreign import inner_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ def load_optimizer_state(optimizer: Any, saved: Mapping[str, Any], checkpoint: s
     Raises:
         PlanError: Names are missing in the file, or a parameter has another shape.
     """
-    inner = getattr(optimizer, "optimizer", optimizer)
+    inner = inner_optimizer(optimizer)
     if not all("param_names" in group for group in saved["param_groups"]):
         raise PlanError(
             f"The optimizer state in {Path(checkpoint).name} has no parameter names, so that it cannot be matched "

@@ -16,6 +16,7 @@ from hf_transfer.data.identity import data_fingerprint, transform_description
 from hf_transfer.errors import PlanError
 from hf_transfer.plans.plan import TransferPlan
 from hf_transfer.run_files import STATE_FILE
+from hf_transfer.utils.foreign import stated
 from hf_transfer.utils.modules import named_parameters
 
 # What decides which images a step sees, and what is drawn at random.
@@ -129,10 +130,9 @@ def run_state(
         batch_size=batch_size,
         learning_rate=args.learning_rate,
         optimizer=_plain({"class": getattr(optimizer[0], "__name__", str(optimizer[0]))} | _options(optimizer[1])),
-        drawn=_plain({name: getattr(args, name, None) for name in _DRAWN}),
+        drawn=_plain(stated(args, _DRAWN)),
         transform=transform_description(dataset, collator),
-        followed=_plain({name: getattr(args, name, None) for name in _FOLLOWED})
-        | {RATE: MEASURED if measures_rates else "a number"},
+        followed=_plain(stated(args, _FOLLOWED)) | {RATE: MEASURED if measures_rates else "a number"},
     )
 
 

@@ -104,7 +104,7 @@ def settle_solver(args: TransferArguments, data: TrainDataOptions, given: frozen
         ArgumentError: A flag needs a solved head and there is none, or gradient steps and there are none.
     """
     if not solves(args):
-        asked = [name for name in _OF_SOLVED_HEADS if getattr(args, name) not in (None, "none", False)]
+        asked = [name for name in _OF_SOLVED_HEADS if vars(args)[name] not in (None, "none", False)]
         if asked:
             raise ArgumentError(
                 f"--{', --'.join(asked)} are for a head that is solved: the recipes linear_probe and svm without "

@@ -18,6 +18,8 @@ import torch
 from torch.utils.data import Subset
 from transformers.trainer_utils import RemoveColumnsCollator
 
+from hf_transfer.utils.foreign import is_indexed, stated
+
 _SAMPLES = 8
 _ROWS_AT_A_TIME = 10_000
 _LABELS = ("targets", "labels")
@@ -141,8 +143,8 @@ def _described(value: Any, depth: int) -> str:
         return f"{kind.__name__} {_digest(_ADDRESS.sub('', json.dumps(settings, default=str, sort_keys=True)))}"
     if inspect.isfunction(value):
         return _described_function(value, depth)
-    if hasattr(value, "__getitem__") and hasattr(value, "__len__") and not isinstance(value, str | bytes):
-        known = [_described(getattr(value, name, None), depth - 1) for name in _TRANSFORMS]
+    if is_indexed(value) and not isinstance(value, str | bytes):
+        known = [_described(each, depth - 1) for each in stated(value, _TRANSFORMS).values()]
         return ", ".join(filter(None, known)) if not isinstance(value, list | tuple | dict) else _text(value)
     return _text(value)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 
 from hf_transfer.errors import ArgumentError
+from hf_transfer.utils.foreign import stated
 
 Resize = Literal["squash", "shortest_edge", "longest_edge", "none"]
 Crop = Literal["center", "none"]
@@ -22,6 +23,12 @@ Crop = Literal["center", "none"]
 IMAGE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _PILLOW = {int(method): method.name.lower() for method in PIL.Image.Resampling}
 _TIMM_RESIZE: dict[str, Resize] = {"center": "shortest_edge", "squash": "squash", "border": "longest_edge"}
+
+
+_SETTINGS = (
+    *("image_mean", "image_std", "size", "crop_pct", "do_center_crop", "do_rescale", "do_resize", "rescale_factor"),
+    "resample",
+)
 
 
 @dataclass(frozen=True)
@@ -62,12 +69,13 @@ class Preprocessing:
         height, width = output_size(processor)
         if is_timm(processor):
             return cls._from_timm(processor.data_config)
-        resize, resize_to = _resize(processor)
-        crop_inside_resize = _has_crop_pct(processor) and resize == "shortest_edge"
-        crop: Crop = "center" if getattr(processor, "do_center_crop", None) or crop_inside_resize else "none"
-        rescale = float(processor.rescale_factor) if getattr(processor, "do_rescale", False) else 1.0
-        mean, std = _normalisation(processor, rescale)
-        interpolation = _interpolation(getattr(processor, "resample", None))
+        settings = stated(processor, _SETTINGS)
+        resize, resize_to = _resize(type(processor).__name__, settings)
+        crop_inside_resize = settings["crop_pct"] is not None and resize == "shortest_edge"
+        crop: Crop = "center" if settings["do_center_crop"] or crop_inside_resize else "none"
+        rescale = float(settings["rescale_factor"]) if settings["do_rescale"] else 1.0
+        mean, std = _normalisation(processor, settings, rescale)
+        interpolation = _interpolation(settings["resample"])
         return cls(height, width, resize, resize_to, crop, mean, std, interpolation, rescale)
 
     @classmethod
@@ -101,7 +109,7 @@ def image_mode(processor: Any) -> str:
     """Pillow's mode of the images that a processor takes: "RGB", "L" for one channel or "RGBA" for four."""
     if is_timm(processor):
         return IMAGE_MODES.get(processor.data_config["input_size"][0], "RGB")
-    mean = getattr(processor, "image_mean", None)
+    mean = stated(processor, _SETTINGS)["image_mean"]
     return IMAGE_MODES.get(len(mean), "RGB") if isinstance(mean, list | tuple) else "RGB"
 
 
@@ -183,10 +191,8 @@ def with_num_channels(processor: Any, channels: int) -> Any:
         return _timm_with(processor, {"input_size": size, "mean": mean, "std": std})
     changed = copy.deepcopy(processor)
     # Processors that do not normalise get numbers that change nothing, since their count tells the channels.
-    mean, std = (
-        getattr(processor, "image_mean", None) or (0.0,) * 3,
-        getattr(processor, "image_std", None) or (1.0,) * 3,
-    )
+    settings = stated(processor, _SETTINGS)
+    mean, std = settings["image_mean"] or (0.0,) * 3, settings["image_std"] or (1.0,) * 3
     changed.image_mean, changed.image_std = list(_for_channels(mean, channels)), list(_for_channels(std, channels))
     changed.do_convert_rgb = channels == 3
     if channels == 1 and getattr(changed, "do_flip_channel_order", None):
@@ -235,18 +241,19 @@ def _process(processor: Any, image: PIL.Image.Image) -> torch.Tensor | None:
     return None if pixels is None or pixels.ndim != 4 else torch.as_tensor(pixels[0])
 
 
-def _resize(processor: Any) -> tuple[Resize, tuple[int, ...]]:
-    size = dict(getattr(processor, "size", None) or {})
-    if not size or not getattr(processor, "do_resize", False):
+def _resize(kind: str, settings: Mapping[str, Any]) -> tuple[Resize, tuple[int, ...]]:
+    """How a processor of a class resizes, and to which edges."""
+    size = dict(settings["size"] or {})
+    if not size or not settings["do_resize"]:
         return "none", ()
     edge = size.get("shortest_edge")
     if edge is None:
         return "squash", (size["height"], size["width"]) if "height" in size else ()
-    if _has_crop_pct(processor):
+    if settings["crop_pct"] is not None:
         # ConvNeXt's processor squashes at 384 pixels and above.
-        at_once = not getattr(processor, "do_center_crop", False) and edge >= 384
-        return ("squash", (edge, edge)) if at_once else ("shortest_edge", (int(edge / processor.crop_pct),))
-    if type(processor).__name__.startswith("Levit"):
+        at_once = not settings["do_center_crop"] and edge >= 384
+        return ("squash", (edge, edge)) if at_once else ("shortest_edge", (int(edge / settings["crop_pct"]),))
+    if kind.startswith("Levit"):
         return "shortest_edge", (int(256 / 224 * edge),)
     return "shortest_edge", (edge,)
 
@@ -255,24 +262,22 @@ def _interpolation(resample: Any) -> str:
     """The name of Pillow's number, or of torchvision's mode; bilinear is what processors use where none is set."""
     if resample is None:
         return "bilinear"
-    return str(getattr(resample, "value", resample)) if isinstance(resample, InterpolationMode) else _PILLOW[resample]
+    return str(resample.value) if isinstance(resample, InterpolationMode) else _PILLOW[resample]
 
 
-def _has_crop_pct(processor: Any) -> bool:
-    return getattr(processor, "crop_pct", None) is not None
-
-
-def _normalisation(processor: Any, rescale: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalisation(
+    processor: Any, settings: Mapping[str, Any], rescale: float
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation as applied, from what becomes of black and of white."""
-    stated = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
+    named = settings["image_mean"], settings["image_std"]
     made = [_process(processor, _plain_image(64, 64, value, image_mode(processor))) for value in (0, 255)]
     # At the centre, since some processors put a border around small images.
     black, white = (None if image is None else _centre(image) for image in made)
     if black is None or white is None:
-        mean, std = (tuple(float(value) for value in values or ()) for values in stated)
+        mean, std = (tuple(float(value) for value in values or ()) for values in named)
         return mean, std
     deviation = 255 * rescale / (white - black)
-    return _exact(-black * deviation, stated[0]), _exact(deviation, stated[1])
+    return _exact(-black * deviation, named[0]), _exact(deviation, named[1])
 
 
 def _centre(pixels: torch.Tensor) -> npt.NDArray[np.float64]:
@@ -288,8 +293,7 @@ def _exact(measured: npt.NDArray[np.float64], stated: Sequence[float] | None) ->
 
 def _scaled(processor: Any, scale: tuple[float, float]) -> Any:
     changed = copy.deepcopy(processor)
-    for attribute in ("size", "crop_size", "pad_size"):
-        value = getattr(processor, attribute, None)
+    for attribute, value in stated(processor, ("size", "crop_size", "pad_size")).items():
         if value is None:
             continue
         edges = {name: max(1, round(edge * _factor(name, scale))) for name, edge in dict(value).items()}

@@ -57,8 +57,8 @@ class LayerMeasurement:
 
     def __post_init__(self) -> None:
         for name in ("accuracy", "train_accuracy"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ArgumentError(f"{name} of layer {self.layer!r} must be in 0 to 1, found {getattr(self, name)}.")
+            if not 0 <= vars(self)[name] <= 1:
+                raise ArgumentError(f"{name} of layer {self.layer!r} must be in 0 to 1, found {vars(self)[name]}.")
 
 
 @dataclass(frozen=True)

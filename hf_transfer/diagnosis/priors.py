@@ -80,7 +80,7 @@ def expected_gain(images_per_class: float, part: str) -> float:
         images_per_class: Training images of each class.
         part: "last_part" or "all_layers".
     """
-    rows = [(math.log(row.images_per_class), float(getattr(row, part))) for row in GAINS]
+    rows = [(math.log(row.images_per_class), float(vars(row)[part])) for row in GAINS]
     at = math.log(max(images_per_class, 1.0))
     for (low, below), (high, above) in pairwise(rows):
         if at <= high:

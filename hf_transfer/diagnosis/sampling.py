@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from hf_transfer.data.columns import is_image_feature
 from hf_transfer.errors import ArgumentError, DataError
+from hf_transfer.utils.foreign import configured
 
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -123,9 +124,9 @@ def labels_and_names(dataset: Any, model: Any = None) -> tuple[IntArray, tuple[s
         )
     labels = np.array([int(value) for value in values], np.int64)
     if names is None:
-        configured = getattr(getattr(model, "config", None), "id2label", None) or {}
-        if all(label in configured for label in np.unique(labels).tolist()):
-            names = tuple(str(configured.get(index, index)) for index in range(int(labels.max()) + 1))
+        by_index = configured(model, "id2label") or {}
+        if all(label in by_index for label in np.unique(labels).tolist()):
+            names = tuple(str(by_index.get(index, index)) for index in range(int(labels.max()) + 1))
     return labels, names
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from hf_transfer.architectures.lookup import architecture_name
 from hf_transfer.data.columns import is_image_feature
+from hf_transfer.utils.foreign import config_of
 from hf_transfer.utils.hashing import digests
 
 # Whose versions change pixels or features in the last digits.
@@ -44,7 +45,7 @@ def fingerprint(parts: Mapping[str, Any]) -> str:
 def weights_fingerprint(model: nn.Module, names: Collection[str] | None = None) -> str:
     """Fingerprint of the parameters and buffers of these names (None: all), and of the model's configuration."""
     tensors = {name: t for name, t in _tensors(model).items() if names is None or name in names}
-    config: Any = getattr(model, "config", None)
+    config: Any = config_of(model)
     settings = config.to_dict() if hasattr(config, "to_dict") else {}
     body = {name: value for name, value in settings.items() if name not in _NOT_OF_THE_BODY}
     return fingerprint(

@@ -15,6 +15,7 @@ from hf_transfer.architectures.layer_groups import LayerGroup
 from hf_transfer.architectures.lookup import wrap
 from hf_transfer.architectures.wrapper import ModelWrapper
 from hf_transfer.errors import ArgumentError, ModelError
+from hf_transfer.utils.foreign import timm_inner
 from hf_transfer.utils.modules import is_inside
 
 LAST = "last"
@@ -212,5 +213,5 @@ def _head_entries(modules: Mapping[str, nn.Module], head: LayerGroup) -> dict[st
 
 
 def _has_channels_last(model: nn.Module) -> bool:
-    inner: Any = getattr(model, "timm_model", model)
+    inner: Any = timm_inner(model)
     return str(getattr(inner, "output_fmt", "")).endswith("NHWC")

@@ -27,6 +27,7 @@ from hf_transfer.solvers import ClassWeights, Problem, SolvedHead, solve
 from hf_transfer.solvers.joined import distinct, solve_joined
 from hf_transfer.solvers.rotation import rotate
 from hf_transfer.utils.distributed import on_first_rank
+from hf_transfer.utils.foreign import configured
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +117,7 @@ def solve_head(
             f'"auto" or the name of a layer; or {_FLAG}, for a result that needs hf_transfer to load.'
         )
     bias = has_bias(model)
-    configured = getattr(getattr(model, "config", None), "num_labels", None)
-    classes = configured if classes is None else classes
+    classes = configured(model, "num_labels") if classes is None else classes
     labels, reading = labels_of(dataset)
     source = _Source(reading, processor, labels, class_weights, classes, seed, allow_probe_file, extraction)
     read = _features(model, layer, source)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from hf_transfer.errors import ModelError
 from hf_transfer.models.rebuilding import remake, transplant, vision_config
 from hf_transfer.models.timm_interop import is_timm_model, is_timm_wrapper, timm_arguments
+from hf_transfer.utils.foreign import configured, timm_settings
 
 CHANNEL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, NotImplementedError)
@@ -96,8 +97,8 @@ def _changes(model: nn.Module, channels: int) -> dict[str, Any]:
 
 
 def _settings(model: nn.Module) -> dict[str, Any]:
-    own = getattr(getattr(model, "config", None), "pretrained_cfg", None)
-    return dict(own or getattr(model, "pretrained_cfg", None) or {})
+    own = configured(model, "pretrained_cfg")
+    return dict(own or timm_settings(model))
 
 
 def _refusal(model: nn.Module, channels: int, reason: str) -> ModelError:

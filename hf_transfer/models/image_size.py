@@ -17,8 +17,8 @@ from hf_transfer.models.timm_interop import (
     is_timm_wrapper,
     timm_architecture,
     timm_arguments,
-    timm_inner,
 )
+from hf_transfer.utils.foreign import configured, timm_inner, timm_settings
 from hf_transfer.utils.modules import eval_mode
 
 # Models take sizes that are a multiple of a patch, of the total stride, or of a window times the stride.
@@ -29,10 +29,10 @@ _FAILURES = (RuntimeError, ValueError, AssertionError, IndexError, TypeError, Ze
 
 def native_image_size(model: nn.Module) -> tuple[int, int] | None:
     """Height and width that a model was made for, where its configuration says so."""
-    settings = getattr(getattr(model, "config", None), "pretrained_cfg", None)
+    settings = configured(model, "pretrained_cfg")
     if is_timm_model(model):
         size = timm_arguments(model).get("img_size")
-        settings = settings or getattr(timm_inner(model), "pretrained_cfg", None) or {}
+        settings = settings or timm_settings(timm_inner(model))
         size = size or (settings.get("input_size") or (None,))[1:] or None
     else:
         size = getattr(vision_config(model), "image_size", None)
@@ -171,7 +171,7 @@ def _resize_timm(model: nn.Module, size: int) -> nn.Module:
 def _note_timm_size(model: nn.Module, size: int) -> None:
     """Put the size where timm and transformers' processor look for it."""
     holder: Any = model.config if is_timm_wrapper(model) else model
-    settings = dict(getattr(holder, "pretrained_cfg", None) or {})
+    settings = dict(timm_settings(holder))
     channels = (settings.get("input_size") or (3,))[0]
     # The sizes for testing are those of the published weights at their native resolution.
     for stale in ("test_input_size", "test_crop_pct", "test_pool_size", "pool_size", "min_input_size"):

@@ -20,6 +20,7 @@ from torch import nn
 
 from hf_transfer.architectures.lookup import architecture_name
 from hf_transfer.models.lineage import lineage_of
+from hf_transfer.utils.foreign import configured
 from hf_transfer.utils.hub_ids import is_repo_id
 
 logger = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ def _loaded_as(model: nn.Module) -> str | None:
         return str(name)
     # transformers marks the parameters that it took from a checkpoint, so as not to draw them.
     loaded = any(getattr(parameter, "_is_hf_initialized", False) for parameter in model.parameters())
-    name = getattr(getattr(model, "config", None), "_name_or_path", None)
+    name = configured(model, "_name_or_path")
     return str(name) if loaded and name else None
 
 
@@ -199,6 +200,6 @@ def _stated_license(card: Path) -> dict[str, Any]:
 
 def _timm_license(model: nn.Module) -> dict[str, Any]:
     """The licence that timm's configuration of a checkpoint states."""
-    settings = getattr(getattr(model, "config", None), "pretrained_cfg", None) or {}
+    settings = configured(model, "pretrained_cfg") or {}
     stated = settings.get("license")
     return {"license": stated} if isinstance(stated, str) else {}

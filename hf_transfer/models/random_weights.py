@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hf_transfer.errors import ModelError
+from hf_transfer.utils.foreign import config_of
 
 
 def draw_random_weights(model: nn.Module, seed: int) -> None:
@@ -27,7 +28,7 @@ def draw_random_weights(model: nn.Module, seed: int) -> None:
 
 
 def _fresh_model(model: nn.Module) -> nn.Module:
-    config = getattr(model, "config", None)
+    config = config_of(model)
     if config is not None and hasattr(model, "_from_config"):
         made: nn.Module = type(model)(copy.deepcopy(config))
         return made

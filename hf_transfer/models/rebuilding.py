@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from hf_transfer.errors import ModelError
 from hf_transfer.models.origins import carry_origin
 from hf_transfer.models.timm_interop import is_timm_wrapper, timm_architecture, timm_arguments
+from hf_transfer.utils.foreign import config_of
 
 # Name, old value and a new one of the wanted shape; returns what to put there, or None if it knows no way.
 Fit = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor | None]
@@ -25,7 +26,7 @@ Fit = Callable[[str, torch.Tensor, torch.Tensor], torch.Tensor | None]
 
 def vision_config(model: nn.Module) -> Any:
     """The part of a transformers configuration that describes the image model: CLIP and SigLIP have one inside."""
-    config: Any = getattr(model, "config", None)
+    config: Any = config_of(model)
     return getattr(config, "vision_config", config)
 
 

@@ -10,12 +10,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from hf_transfer.utils.foreign import configured, timm_settings
+
 _TIMM_PREFIX = "timm_model."
 
 
 def is_timm_wrapper(model: nn.Module) -> bool:
     """Whether a model is transformers' wrapper around a timm model."""
-    return getattr(getattr(model, "config", None), "model_type", None) == "timm_wrapper"
+    return configured(model, "model_type") == "timm_wrapper"
 
 
 def complete_timm_config(model: nn.Module, processor: Any = None) -> None:
@@ -34,8 +36,8 @@ def complete_timm_config(model: nn.Module, processor: Any = None) -> None:
     config.model_args = config.model_args or {}
     # A configuration that was loaded with label names keeps the old ones beside a new id2label.
     config.label_names = [config.id2label[index] for index in range(config.num_labels)]
-    settings = copy.deepcopy(getattr(config, "pretrained_cfg", None) or {})
-    settings |= copy.deepcopy(getattr(processor, "pretrained_cfg", None) or {})
+    settings = copy.deepcopy(timm_settings(config))
+    settings |= copy.deepcopy(timm_settings(processor))
     settings.pop("num_classes", None)
     config.pretrained_cfg = settings
 
@@ -66,13 +68,8 @@ def timm_architecture(model: nn.Module) -> str | None:
     """The name by which timm makes a model; None for a model of another library."""
     if is_timm_wrapper(model):
         return str(model.config.architecture)  # type: ignore[union-attr]
-    name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
+    name = timm_settings(model).get("architecture")
     return name if isinstance(name, str) and hasattr(model, "num_classes") else None
-
-
-def timm_inner(model: nn.Module) -> Any:
-    """The timm model itself, without transformers' wrapper."""
-    return model.timm_model if is_timm_wrapper(model) else model
 
 
 def timm_arguments(model: nn.Module) -> dict[str, Any]:

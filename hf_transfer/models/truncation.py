@@ -38,6 +38,7 @@ from hf_transfer.models.heads import head_tensors
 from hf_transfer.models.image_size import native_image_size
 from hf_transfer.models.rebuilding import remake, transplant, vision_config
 from hf_transfer.models.timm_interop import is_timm_model, timm_arguments
+from hf_transfer.utils.foreign import stated
 from hf_transfer.utils.modules import eval_mode
 
 logger = logging.getLogger(__name__)
@@ -167,7 +168,7 @@ def _rule(model: nn.Module, blocks: Sequence[LayerGroup]) -> Rule | None:
 
 def _transformers_rule(config: Any, blocks: int) -> Rule | None:
     staged = _staged_field(config, blocks)
-    flat = next((name for name in _FLAT_FIELDS if getattr(config, name, None) == blocks), None)
+    flat = next((name for name, value in stated(config, _FLAT_FIELDS).items() if value == blocks), None)
     if staged is not None:
         field, depths = staged
         return lambda kept: _stage_changes(config, field, depths, kept) | _drop_path(_declared(config), blocks, kept)
@@ -178,7 +179,7 @@ def _transformers_rule(config: Any, blocks: int) -> Rule | None:
 
 def _declared(config: Any) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else ()
-    return {name: getattr(config, name, None) for name in names}
+    return stated(config, names)
 
 
 def _staged_field(config: Any, blocks: int) -> tuple[str, list[int]] | None:

@@ -15,6 +15,7 @@ from hf_transfer.phases.freezing import Freezer, phase_freeze_state, without
 from hf_transfer.phases.resolved import PhaseClock, PhaseSteps
 from hf_transfer.phases.schedules import set_rates
 from hf_transfer.phases.weight_averaging import WeightAverage
+from hf_transfer.utils.foreign import inner_optimizer
 from hf_transfer.utils.modules import named_parameters
 
 logger = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ class CurrentPhase:
         decays = {group.name: group.weight_decays[index] for group in resolved.optimizer_groups}
         for group in optimizer.param_groups:
             group["weight_decay"] = decays[group["name"]]
-        state = getattr(optimizer, "optimizer", optimizer).state
+        state = inner_optimizer(optimizer).state
         if self.steps.phase.reset_optimizer and step == self.steps.start:
             state.clear()
         needed = {n for g in resolved.optimizer_groups for n in g.parameter_names if g.trained_from(index)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
 
 from hf_transfer.architectures.layer_groups import LayerGroup
 from hf_transfer.architectures.lookup import architecture_name, wrap
@@ -216,7 +216,7 @@ def resolve_plan(plan: TransferPlan, model: nn.Module, args: TrainingArguments, 
     plan.check_architecture(architecture)
     groups = wrap(model).layer_groups
     ends = phase_ends(plan.phases, steps_per_epoch, args.num_train_epochs, args.max_steps)
-    scheduler = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+    scheduler = str(SchedulerType(args.lr_scheduler_type).value)
     phases = []
     for phase, start, end in zip(plan.phases, (0, *ends), ends, strict=False):
         if plan.schedule == "run":

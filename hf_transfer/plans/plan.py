@@ -134,7 +134,7 @@ class Phase:
             )
 
     def _check_number(self, field_name: str, positive: bool) -> None:
-        value = getattr(self, field_name)
+        value = vars(self)[field_name]
         if value is None and field_name not in ("head_lr_ratio", "layer_decay"):
             return
         is_number = isinstance(value, int | float) and not isinstance(value, bool)

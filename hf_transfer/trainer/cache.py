@@ -7,7 +7,7 @@ from typing import Any
 
 import datasets
 import torch
-from transformers import Trainer, TrainerState
+from transformers import IntervalStrategy, Trainer, TrainerState
 from transformers.trainer_utils import has_length
 
 from hf_transfer.feature_cache.cache import FeatureCache
@@ -51,7 +51,7 @@ class PhaseCache:
         if phase.steps.start > now // per_epoch * per_epoch:  # it began amid the present epoch, which stays as it is
             epochs = max(phase.steps.end - (now // per_epoch + 1) * per_epoch, 0) / per_epoch
         every = {"epoch": steps / per_epoch, "steps": steps / max(state.eval_steps or steps or 1, 1)}
-        self.evaluations = every.get(str(getattr(args.eval_strategy, "value", args.eval_strategy)), 0.0)
+        self.evaluations = every.get(IntervalStrategy(args.eval_strategy).value, 0.0)
         # A resumed run finds in the cache what the other one had to find out, which may have drawn random numbers.
         with own_random_numbers(device=args.device):
             self.features.begin(phase.name, epochs, self._decided)

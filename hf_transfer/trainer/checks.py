@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from typing import Any
 
+from accelerate.utils import DistributedType
 from torch import nn
 from transformers import TrainingArguments
 
@@ -77,7 +78,7 @@ def check_model(model: nn.Module) -> None:
 
 def warn_of_missing_fsdp(accelerator: Any, args: TrainingArguments) -> None:
     """Say that FSDP was asked for and is not used; where there is no GPU accelerate takes DDP without a word."""
-    kind = str(getattr(accelerator.distributed_type, "value", accelerator.distributed_type))
+    kind = DistributedType(accelerator.distributed_type).value
     if (_is_set("ACCELERATE_USE_FSDP") or args.fsdp) and kind != "FSDP":
         logger.warning(
             "FSDP was asked for, but accelerate runs %s: it knows no FSDP without a GPU or the like. Each process "

@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import Trainer
 
 from hf_transfer.errors import DataError
+from hf_transfer.utils.foreign import configured
 
 _ITEMS = "num_items_in_batch"
 
@@ -210,7 +211,7 @@ def keys_beside_logits(model: nn.Module) -> list[str] | None:
     """Outputs to leave out so that `predictions` are the logits alone; None is Trainer's own choice."""
     if takes_labels(model):
         return None
-    kept = getattr(getattr(model, "config", None), "keys_to_ignore_at_inference", None) or []
+    kept = configured(model, "keys_to_ignore_at_inference") or []
     return [*kept, "cls_logits", "distillation_logits", "hidden_states"]
 
 

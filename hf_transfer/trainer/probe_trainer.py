@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import nn
-from transformers import EvalPrediction, PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import EvalPrediction, IntervalStrategy, PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, denumpify_detensorize, speed_metrics
 
 from hf_transfer.errors import ArgumentError, PlanError
@@ -191,7 +191,7 @@ class LinearProbeTrainer(TransferTrainer):
         metrics |= {"train_loss": solved.train_loss, "train_accuracy": solved.train_accuracy}
         metrics |= {"held_out_accuracy": solved.accuracy, solved.parameter: solved.value, "epoch": 1.0}
         self.log(dict(metrics))
-        if str(getattr(self.args.eval_strategy, "value", self.args.eval_strategy)) != "no":
+        if IntervalStrategy(self.args.eval_strategy) != IntervalStrategy.NO:
             self.evaluate()
         self.control = self.callback_handler.on_train_end(self.args, self.state, self.control)
         return TrainOutput(0, solved.train_loss, metrics)

@@ -18,6 +18,7 @@ from hf_transfer.reporting.record import RunRecord
 from hf_transfer.reporting.verification_samples import write_samples
 from hf_transfer.run_files import CARD_NAME, RECORD
 from hf_transfer.trainer.record import bare_record
+from hf_transfer.utils.foreign import configured
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +183,7 @@ class RunPublisher:
                 f"There was no training that a card could describe. Train first, or write {CARD_NAME} into "
                 f"{trainer.args.output_dir} yourself."
             )
-        if not getattr(getattr(trainer.model, "config", None), "id2label", None):
+        if not configured(trainer.model, "id2label"):
             raise PublishError(
                 f"No card can be written for a {type(trainer.model).__name__}: expected a model with config.id2label, "
                 f"such as AutoModelForImageClassification loads. Or write {CARD_NAME} into {trainer.args.output_dir} "

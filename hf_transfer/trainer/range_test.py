@@ -16,6 +16,7 @@ from hf_transfer.phases.schedules import take_new_rates
 from hf_transfer.run_files import RANGE_FILE
 from hf_transfer.trainer.trial_steps import cannot_try, trial_batches, trial_step, undone
 from hf_transfer.utils.distributed import from_first
+from hf_transfer.utils.foreign import inner_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class RangeTests:
     def _sweep(self, dataloader: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Rates, and the losses of the steps at them, until they diverge."""
         trainer, args = self.trainer, self.trainer.args
-        optimizer: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+        optimizer: Any = inner_optimizer(trainer.optimizer)
         ratios = self._ratios()
         rates = geometric_rates(max(ratios.values()))
         each = args.gradient_accumulation_steps

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import Trainer
+from transformers import SchedulerType, Trainer
 
 from hf_transfer.data import ImageData, Preprocessing
 from hf_transfer.evaluation import EvaluationReport
@@ -15,6 +15,7 @@ from hf_transfer.models.origins import BaseModel, base_model_of
 from hf_transfer.phases.resolved import NO_WARMUP
 from hf_transfer.reporting.record import RunRecord
 from hf_transfer.utils.environment import collect_hardware, collect_versions
+from hf_transfer.utils.foreign import inner_optimizer
 from hf_transfer.utils.privacy import sanitise_command
 
 
@@ -27,7 +28,7 @@ def training_facts(trainer: Trainer) -> dict[str, Any]:
 def step_facts(trainer: Trainer) -> dict[str, Any]:
     """Facts about a training in optimizer steps, with a plan or without."""
     args = trainer.args
-    optimizer: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    optimizer: Any = inner_optimizer(trainer.optimizer)
     logs = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     options = args.lr_scheduler_kwargs
     return (
@@ -57,7 +58,7 @@ def facts_without_plan(trainer: Trainer) -> dict[str, Any]:
 
     Only schedulers note the rates that they begin with; without one the rate is that of all steps.
     """
-    optimizer: Any = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    optimizer: Any = inner_optimizer(trainer.optimizer)
     groups = [
         {
             "initial_lr": group.get("initial_lr"),
@@ -73,7 +74,7 @@ def facts_without_plan(trainer: Trainer) -> dict[str, Any]:
     }
     if trainer.made_schedule:
         args = trainer.args
-        kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+        kind = SchedulerType(args.lr_scheduler_type).value
         warmup = 0 if kind in NO_WARMUP else args.get_warmup_steps(trainer.state.max_steps)
         return facts | {"lr_scheduler_type": kind, "warmup_steps": warmup}
     scheduler = getattr(trainer.lr_scheduler, "scheduler", trainer.lr_scheduler)

@@ -23,6 +23,7 @@ from hf_transfer.phases.freezing import check_unchanged, frozen_tensors, phase_f
 from hf_transfer.phases.resolved import ResolvedPlan
 from hf_transfer.trainer.args import TransferOptions
 from hf_transfer.utils.distributed import first_reason, rank_and_world
+from hf_transfer.utils.foreign import configured
 from hf_transfer.utils.hashing import digests
 from hf_transfer.utils.modules import is_inside
 
@@ -122,7 +123,7 @@ def _obstacle(trainer: Any, model: nn.Module, solver: str) -> str | None:
     own_loss = loss is not None and not type(loss).__module__.startswith(_OURS)
     if own_loss or not type(trainer).compute_loss.__module__.startswith(_OURS):
         return "the run has a loss of its own, which the solver does not know."
-    if getattr(getattr(model, "config", None), "problem_type", None) not in (None, "single_label_classification"):
+    if configured(model, "problem_type") not in (None, "single_label_classification"):
         return f"its labels are for {model.config.problem_type}."  # type: ignore[union-attr]
     if any(p.dtype != torch.float32 for p in model.parameters() if p.is_floating_point()):
         return "its weights are not in float32."
@@ -132,7 +133,7 @@ def _obstacle(trainer: Any, model: nn.Module, solver: str) -> str | None:
 def _obstacle_of_data(dataset: Any, model: nn.Module, solver: str) -> str | None:
     try:
         size = len(dataset) * sum(part.channels for part in classifiers(model))
-        labels = getattr(getattr(model, "config", None), "num_labels", None) or 1
+        labels = configured(model, "num_labels") or 1
         long = solver in ("logistic", "svm") and size * labels > _LARGEST_FIT
         if solver != "sgd" and (long or 4 * size > _LARGEST_FEATURES):
             return f"{len(dataset):,} images and {labels:,} classes are too many to solve in a few minutes."

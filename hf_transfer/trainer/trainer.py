@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_optimizer import is_optimizer_factory
+from transformers.training_args import OptimizerNames
 
 from hf_transfer.checkpoints.portable import unpacked
 from hf_transfer.checkpoints.resuming import load_training_state
@@ -256,7 +257,7 @@ class TransferTrainer(BaseTrainer):
         optimizer_class, kwargs = given or self.get_optimizer_cls_and_kwargs(self.args, target)
         if is_optimizer_factory(optimizer_class) or {"params", "model", "optimizer_dict"} & set(kwargs):
             raise PlanError(
-                f"The optimizer {getattr(self.args.optim, 'value', self.args.optim)} chooses its own parameter groups "
+                f"The optimizer {OptimizerNames(self.args.optim).value} chooses its own parameter groups "
                 "and cannot follow a plan. Use one that takes groups, such as adamw_torch or sgd."
             )
         groups = torch_groups(target, resolved.optimizer_groups)

@@ -13,6 +13,7 @@ from transformers import Trainer
 from hf_transfer.feature_cache.rows import PackedRows, SeededCollator
 from hf_transfer.features.reading import read_batches
 from hf_transfer.utils.distributed import rank_and_world
+from hf_transfer.utils.foreign import inner_optimizer
 from hf_transfer.utils.modules import modes_kept
 from hf_transfer.utils.random_state import own_random_numbers
 
@@ -26,7 +27,7 @@ def undone(trainer: Any, seed: int) -> Iterator[None]:
         seed: Seed for the random numbers inside; each rank draws its own.
     """
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
-    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    optimizer = inner_optimizer(trainer.optimizer)
     scaler = getattr(trainer.accelerator, "scaler", None)
     sync = trainer.accelerator.gradient_state
     weights = {p: p.detach().clone() for p in model.parameters() if p.requires_grad}
