@@ -66,7 +66,7 @@ class Collision:
 
 
 def detect(path: Sequence[str] | None = None) -> Collision | None:
-    """Look for the retired downloader beside us, and for what its removal has broken.
+    """Look for the retired downloader next to us, and for what its removal has broken.
 
     Args:
         path: Folders to look for installed distributions in, in import order. Default: `sys.path`.

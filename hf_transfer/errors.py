@@ -38,7 +38,7 @@ class InterruptedTrainingError(TransferError, KeyboardInterrupt):
     """A signal asked the run to stop; it finished its step and saved a checkpoint first.
 
     Attributes:
-        exit_code: Of the command line: 128 and the number of the signal, 130 for SIGINT and 143 for SIGTERM.
+        exit_code: Exit code of the command line: 128 and the number of the signal, 130 for SIGINT and 143 for SIGTERM.
     """
 
     exit_code = 1

@@ -14,7 +14,7 @@ from hf_transfer.utils.modules import is_inside
 def classifier_paths(model: nn.Module) -> tuple[str, ...]:
     """Module paths of a timm model's classifiers; empty for a model without a head, and for other models.
 
-    A batch normalisation inside the classifier (timm's `NormLinear`: LeViT, RepViT) is drawn anew with it, hence part
+    A batch normalisation inside the classifier (timm's `NormLinear`: LeViT, RepViT) is drawn again with it, hence part
     of it.
     """
     named = timm_settings(model).get("classifier") or ()

@@ -22,7 +22,7 @@ class Layout:
 
     Attributes:
         stem: Modules before the blocks.
-        blocks: Pattern of the blocks, in the order in which they run; or several, of which the first that fits counts.
+        blocks: Pattern of the blocks, in the order in which they run; or several: the first that fits counts.
         neck: Pretrained modules behind the blocks.
         head: Modules that map features to labels.
         stage_entry: Patterns (one `*`) of modules that run before the blocks of a stage; they join its first block.

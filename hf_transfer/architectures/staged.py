@@ -84,7 +84,7 @@ STAGED = {
         neck=("hiera.pooler",),
         head=_CLASSIFIER,
     ),
-    # A head is a batch norm and a linear layer, made anew together.
+    # A head is a batch norm and a linear layer, drawn together.
     "levit": Layout(
         stem=("levit.patch_embeddings",),
         blocks="levit.encoder.stages.*.layers.*",

@@ -23,7 +23,7 @@ def body_groups(names: Sequence[str], matcher: Matcher) -> list[GroupDraft]:
     """Group all but the classifier's parameters; what no pattern matches is the neck.
 
     Args:
-        names: Of the parameters, in the order of the model.
+        names: Names of the parameters, in the order of the model.
         matcher: As timm's `group_matcher` returns it.
     """
     from timm.models._manipulate import group_with_matcher  # two seconds that other models need not wait for

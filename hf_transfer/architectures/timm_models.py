@@ -30,7 +30,7 @@ class TimmModelWrapper(ModelWrapper):
     """Layer groups of a timm model.
 
     Blocks come from a declared layout (see `timm_layouts`), or else from timm's `group_matcher`. The head is what timm
-    names as classifier, of which there may be several.
+    names as classifier; there may be several.
     """
 
     source = "timm"

@@ -111,7 +111,7 @@ class Resumption:
         now = MEASURED if measured else f"{learning_rate:g}"
         if not isinstance(scheduler, LambdaLR):
             raise PlanError(
-                f"The learning rate was {was} and is {now}, but this schedule ({type(scheduler).__name__}) goes on "
+                f"The learning rate was {was} and is {now}, but this schedule ({type(scheduler).__name__}) continues "
                 "from the rates it had. Resume with the old learning rate."
             )
         logger.warning("The learning rate was %s and is %s from here on.", was, now)

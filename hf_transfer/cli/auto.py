@@ -1,4 +1,4 @@
-"""`--recipe auto`: a diagnosis chooses the recipe, and the run goes on with it."""
+"""`--recipe auto`: a diagnosis chooses the recipe, and the run uses it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def choose_recipe(
     """Diagnose, or when a run is resumed read what was diagnosed when it began.
 
     Raises:
-        ArgumentError: There is no stored diagnosis to go on with.
+        ArgumentError: There is no stored diagnosis to resume with.
     """
     if args.resume_from_checkpoint:
         return stored_diagnosis(Path(str(args.output_dir)), args.resume_from_checkpoint)

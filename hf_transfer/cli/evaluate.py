@@ -100,8 +100,8 @@ def evaluate_split(
         trainer: With `compute_metrics`.
         transformed: The split as the model takes it.
         images: The split with its images and names.
-        name: Of the split, for the report.
-        prefix: Of the metrics in `<prefix>_results.json`; None writes none.
+        name: Name of the split, for the report.
+        prefix: Prefix of the metrics in `<prefix>_results.json`; None writes none.
     """
     output = trainer.predict(transformed, metric_key_prefix=prefix or "eval")
     if prefix is not None and trainer.is_world_process_zero():

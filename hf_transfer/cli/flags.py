@@ -172,7 +172,7 @@ class InspectOptions:
 
     model_name_or_path: str = field(
         metadata={
-            "help": "Hub id or local folder, of which only the configuration is read; or an architecture, such as "
+            "help": "Hub id or local folder, whose configuration alone is read; or an architecture, such as "
             "timm:resnet18 or transformers:vit."
         }
     )

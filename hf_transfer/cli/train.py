@@ -250,7 +250,7 @@ def _make_trainer(job: Job, data: ImageData, loaded: LoadedModel, compute_metric
 
 
 def _evaluate(trainer: TransferTrainer, data: ImageData) -> list[SplitResult]:
-    """Evaluate the evaluation split and, where there is one beside it, the test split."""
+    """Evaluate the evaluation split and, where there is one, the test split."""
     results = []
     splits = {"eval": (data.evaluation_split, data.validation), "test": ("test", data.test)}
     for prefix, (name, images) in splits.items():
@@ -324,7 +324,7 @@ def _check_card(job: Job, data: ImageData, loaded: LoadedModel, repo_id: str | N
 
 
 def _how_to_resume(job: Job) -> str:
-    """The command that goes on with an interrupted run; without the token, which belongs into no log."""
+    """The command that resumes an interrupted run; without the token, which belongs into no log."""
     dropped, kept, skipping = ("--resume_from_checkpoint", "--overwrite_output_dir", "--hub_token"), [], False
     for word in job.command:
         if word.startswith("--"):

@@ -56,7 +56,7 @@ def image_names(raw: RawSplit, column: str, split: str) -> tuple[str, ...]:
 
     Args:
         raw: The split.
-        column: Of the images.
+        column: Column of the images.
         split: For the names.
     """
     if raw.names is not None:

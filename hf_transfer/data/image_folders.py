@@ -1,4 +1,4 @@
-"""Image folders: `class/file.jpg`, or `train/class/file.jpg` with `validation` or `test` beside `train`."""
+"""Image folders: `class/file.jpg`, or `train/class/file.jpg` with `validation` or `test` next to `train`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def find_image_splits(folder: Path) -> dict[str, Path]:
         return {}
     if others:
         logger.warning(
-            "%s has splits; beside them the folders %s hold images, too, and are left out.",
+            "%s has splits; the folders %s next to them hold images, too, and are left out.",
             folder.resolve().name,
             ", ".join(others[:10]),
         )
@@ -61,9 +61,9 @@ def read_image_folder(root: Path, split: str, folder: Path) -> RawSplit:
     """List the images of a split, with the first folder below it as their label.
 
     Args:
-        root: Of the data set: names are relative to it.
+        root: Root of the data set: names are relative to it.
         split: For messages.
-        folder: Of the split.
+        folder: Folder of the split.
 
     Raises:
         DataError: A file name is no valid text.
@@ -86,7 +86,7 @@ def read_image_folder(root: Path, split: str, folder: Path) -> RawSplit:
     logger.debug("%s: %d images; %d hidden or other files are left out.", split, len(paths), ignored)
     loose = sum(_is_image(entry) for entry in folder.iterdir())
     if loose:
-        logger.warning("%s: images beside the folders of the classes are left out, %d of them.", split, loose)
+        logger.warning("%s: images outside of the class folders are left out, %d of them.", split, loose)
     features = Features({"image": Image(decode=False), "label": Value("string")})
     columns = {"image": [{"bytes": None, "path": path} for path in paths], "label": labels}
     return RawSplit(Dataset.from_dict(columns, features=features), root, tuple(names))

@@ -80,14 +80,14 @@ def load(
             folder of such files named by split; or a folder written by `save_to_disk`.
         image_column: Column of the images. Default: found by its type and name.
         label_column: Column of the labels. Default: found by its type and name.
-        split_seed: Of the stratified fifth.
+        split_seed: Seed of the stratified fifth.
         skip_bad_images: Go on even if more than 1 % of the images of a split cannot be read.
         revision: Branch, tag or commit of a Hub data set.
         config_name: Configuration of a Hub data set.
         label_names: A model's labels, in the order of its class indices, which the data are mapped onto by name.
             Default: those of the data, as a `ClassLabel` orders them, else sorted.
         require_train: False to evaluate only: there may be no `train`, and a single file called `test.csv` is the test
-            split. A single split that is not named is a `train`, of which a fifth is for evaluation.
+            split. A single split that is not named is a `train`, and a fifth of it is for evaluation.
 
     Raises:
         DataError: The data cannot be found or used; the message says what to do.

@@ -19,7 +19,7 @@ from hf_transfer.utils.foreign import stated
 Resize = Literal["squash", "shortest_edge", "longest_edge", "none"]
 Crop = Literal["center", "none"]
 
-# Pillow's mode for images of so many channels.
+# Pillow's mode by number of channels.
 IMAGE_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _PILLOW = {int(method): method.name.lower() for method in PIL.Image.Resampling}
 _TIMM_RESIZE: dict[str, Resize] = {"center": "shortest_edge", "squash": "squash", "border": "longest_edge"}
@@ -38,7 +38,7 @@ class Preprocessing:
     A pixel value v of 0 to 255 becomes `(v * rescale - mean) / std`.
 
     Attributes:
-        height: Of the model's input in pixels; None where it depends on the image.
+        height: Height of the model's input in pixels; None where it depends on the image.
         width: Likewise.
         resize: "squash" changes the aspect ratio, "shortest_edge" and "longest_edge" keep it.
         resize_to: What `resize` makes: `(height, width)`, or `(edge,)`; empty for "none".
@@ -129,7 +129,7 @@ def with_image_size(processor: Any, image_size: int) -> Any:
     the aspect ratio is made to crop the centre.
 
     Args:
-        processor: Of transformers, or its wrapper for timm; stays as it is.
+        processor: A processor of transformers, or its wrapper for timm; stays as it is.
         image_size: Edge in pixels.
 
     Returns:
@@ -171,7 +171,7 @@ def with_num_channels(processor: Any, channels: int) -> Any:
     image to RGB.
 
     Args:
-        processor: Of transformers, or its wrapper for timm; stays as it is.
+        processor: A processor of transformers, or its wrapper for timm; stays as it is.
         channels: 1 (grey), 3 (red, green, blue) or 4 (and opacity).
 
     Returns:

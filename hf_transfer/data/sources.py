@@ -20,7 +20,7 @@ from hf_transfer.errors import DataError
 logger = logging.getLogger(__name__)
 
 _FORMS = (
-    "an image folder (class/file.jpg, or train/class/file.jpg with validation or test beside it), a CSV, JSON Lines "
+    "an image folder (class/file.jpg, or train/class/file.jpg with validation or test next to it), a CSV, JSON Lines "
     "or Parquet file, a folder of such files named by split (train.csv, test.csv), a folder written by save_to_disk, "
     "or a Hub id (owner/name)"
 )
@@ -35,8 +35,8 @@ def read_source(
 
     Args:
         dataset: Path or Hub id.
-        revision: Of a Hub data set.
-        config_name: Of a Hub data set.
+        revision: Revision of a Hub data set.
+        config_name: Configuration of a Hub data set.
         require_train: Whether a single file is `train` even if it is called `test.csv`.
 
     Raises:

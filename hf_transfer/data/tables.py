@@ -44,7 +44,7 @@ def find_tables(folder: Path) -> dict[str, list[Path]]:
 
 
 def find_metadata(folder: Path) -> Path | None:
-    """The table `metadata.csv`, `.jsonl` or `.parquet` that the datasets library puts beside images."""
+    """The table `metadata.csv`, `.jsonl` or `.parquet` that the datasets library puts next to images."""
     return next((path for path in sorted(folder.glob("metadata.*")) if _is_table(path)), None)
 
 

@@ -21,9 +21,9 @@ class Candidate:
 
     Attributes:
         name: For people.
-        recipe: Of `hf_transfer.plans.recipes`.
-        options: Of that recipe.
-        arguments: Of the training that belong to it, "augmentation" among them; unless the user gives others.
+        recipe: Name of a recipe in `hf_transfer.plans.recipes`.
+        options: Options of that recipe.
+        arguments: Arguments of its training, "augmentation" among them, unless the user gives others.
         layer: What the head reads.
         trained: `HEAD`, `PART` or `EVERYTHING`.
         accuracy: Measured on held-out images, or expected.
@@ -89,7 +89,7 @@ def best_of(found: Sequence[Candidate]) -> Candidate:
 
 
 def is_near(candidate: Candidate, best: Candidate, errors: float) -> bool:
-    """Whether a candidate is expected within so many standard errors of the best."""
+    """Whether a candidate is expected within a number of standard errors of the best."""
     return best.gain - candidate.gain <= errors * difference_error(best, candidate)
 
 

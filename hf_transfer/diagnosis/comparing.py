@@ -1,9 +1,9 @@
 """Comparisons of layers over the same images, with bootstrap intervals of 95 %.
 
 Where the best of several layers is compared, it is chosen for each image on the others, fold by fold: the best of
-many looks better than it is on the images that it was chosen by. (The bootstrap alone, choosing in each resample anew,
-finds the best of eight equal layers surely better in 13 % of draws; so it is 7 %.) Images are drawn with replacement,
-by random weights of mean 1; intervals are the basic (pivotal) ones.
+many looks better than it is on the images that it was chosen by. (The bootstrap alone, choosing again in each
+resample, finds the best of eight equal layers surely better in 13 % of draws; so it is 7 %.) Images are drawn with
+replacement, by random weights of mean 1; intervals are the basic (pivotal) ones.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def gain_over_random(last: Probe, random: Sequence[Probe], seed: int = 0) -> Int
     """What the last layer gains over the best layer of the random twin, as share of what that one gets wrong.
 
     Args:
-        last: Of the pretrained model.
-        random: Of the twin's layers, on the same images.
-        seed: Of the resamples.
+        last: The probe on the last layer of the pretrained model.
+        random: The probes on the twin's layers, on the same images.
+        seed: Seed for the resamples.
     """
 
     def gain(accuracies: FloatArray) -> FloatArray:
@@ -47,9 +47,9 @@ def gain_of_earlier(last: Probe, earlier: Sequence[Probe], seed: int = 0) -> Int
     """Accuracy of the best earlier layer minus that of the last.
 
     Args:
-        last: Of the last layer.
-        earlier: Of the layers before it.
-        seed: Of the resamples.
+        last: The probe on the last layer.
+        earlier: The probes on the layers before it.
+        seed: Seed for the resamples.
     """
     return _bootstrap([last, best_of(earlier)], lambda a: a[:, 1] - a[:, 0], seed)
 
@@ -71,7 +71,7 @@ def slope(half: Probe, full: Probe, seed: int = 0) -> Interval:
     Args:
         half: Fitted to half of the images.
         full: Fitted to all.
-        seed: Of the resamples.
+        seed: Seed for the resamples.
     """
 
     def share(accuracies: FloatArray) -> FloatArray:

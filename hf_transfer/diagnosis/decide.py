@@ -219,7 +219,8 @@ def _why_not(each: Candidate, chosen: Candidate, best: Candidate, prefer: Prefer
     if each.gain > chosen.gain:
         error = difference_error(each, chosen)
         return (
-            f"{accuracy}; {points(each.gain - chosen.gain)} better is within the error ({points(error)}), and dearer"
+            f"{accuracy}; {points(each.gain - chosen.gain)} better, within the error of {points(error)}, and more "
+            "expensive"
         )
     return f"{accuracy}; no better than what was chosen, and not cheaper"
 

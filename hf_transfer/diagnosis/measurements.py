@@ -34,13 +34,13 @@ class LayerMeasurement:
         layer: Name of a layer group, "last" for what the model's head reads, or "all" for all of these joined.
         channels: Number of features.
         accuracy: On held-out images, of 1.
-        standard_error: Of that accuracy.
+        standard_error: Standard error of that accuracy.
         train_accuracy: On the images that the classifier was fitted to.
         behind_best: By how much it is behind the best layer, over the same images; "all" is not among those compared.
         behind_best_error: Standard error of that paired difference.
-        random_accuracy: Of the same layer of the randomly initialised twin, on `Measurements.twin_sample` images; None
-            where it was not measured.
-        matched_accuracy: Of this layer on those same images, for comparison; None as before.
+        random_accuracy: Accuracy of the same layer of the randomly initialised twin, on `Measurements.twin_sample`
+            images; None where it was not measured.
+        matched_accuracy: Accuracy of this layer on those same images, for comparison; None as before.
         native: Whether an ordinary checkpoint can end here.
     """
 
@@ -96,8 +96,8 @@ class Costs:
     """Measured throughput and what candidate recipes would cost with it, on this machine.
 
     Attributes:
-        forward_seconds: Of one forward pass of one image, decoding included.
-        train_seconds: Of one training step's share of one image, all layers trained.
+        forward_seconds: Seconds of one forward pass of one image, decoding included.
+        train_seconds: Seconds of one training step's share of one image, all layers trained.
         recipes: Expected seconds of each candidate recipe by its name.
     """
 
@@ -126,7 +126,7 @@ class Measurements:
         data: What was noticed in the data.
         costs: What candidates would cost; None where nothing was timed.
         pretrained: Whether the model has pretrained weights.
-        seed: Of everything drawn.
+        seed: Seed for all random draws.
         twin_sample: Images of the sample that the random twin was compared on: fewer than `sample` where a second full
             pass would be too dear, and then "last", too, is fitted to no more than these for `gain_over_random`.
     """

@@ -40,7 +40,7 @@ _TWIN_SHARE = 8
 _TWIN_IMAGES = 300
 _TWIN_PER_CLASS = 10
 _MOST_EVALUATION = 5000
-# Where there are no evaluation data to compare with, so many tell size and colour.
+# Images that show size and colour, where there are no evaluation data to compare with.
 _LOOKED_AT = 200
 
 
@@ -73,22 +73,22 @@ def measure(
     result on their order by chance alone.
 
     Args:
-        model: An image classifier of which the body is measured; its head may be new. Stays as it is.
+        model: An image classifier, whose body is measured; its head may be new. Stays as it is.
         dataset: Training images with labels, as for `hf_transfer.extract_features`.
-        processor: See there.
+        processor: As for `hf_transfer.extract_features`.
         evaluation_dataset: Checked for near-duplicates of the sample, and never used for anything else.
         sample: About how many images to measure; None takes 2,000, or 20 a class up to 10,000, but always two a class.
-        seed: Of everything drawn.
+        seed: Seed for all random draws.
         depths: Most layers to measure, evenly spread over the groups before the head.
         pretrained: Whether the model has pretrained weights; None looks at its norm layers.
         cache: As in `extract_features`. Where the sample is the whole data set, a linear probe on one of these layers
             reads the same features.
-        cache_folder: See there.
-        cache_gb: See there.
-        batch_size: See there.
-        workers: See there.
-        memory_format: See there.
-        progress: See there.
+        cache_folder: As in `extract_features`.
+        cache_gb: As in `extract_features`.
+        batch_size: As in `extract_features`.
+        workers: As in `extract_features`.
+        memory_format: As in `extract_features`.
+        progress: As in `extract_features`.
 
     Raises:
         ArgumentError: A number is not as described.

@@ -5,7 +5,7 @@ therefore an assumption, kept in one small table so that it can be looked at, an
 
 Source: `benchmarks/candidates.py` and `benchmarks/candidate_settings.py`: runs of EfficientNet-Lite0 at 96 pixels on
 clothes (Fashion-MNIST) and on animals, three seeds each. It is one network and two data sets; other networks may gain
-more or less. What each row rests on is said beside it, and rows that say nothing were not measured.
+more or less. What each row rests on is said next to it, and rows that say nothing were not measured.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class GainPrior:
     """What fine-tuning is expected to take away of the errors of a linear classifier on the last layer.
 
     Attributes:
-        images_per_class: For so many training images of each class.
+        images_per_class: Number of training images of each class.
         last_part: Where the last half of the blocks is trained.
         all_layers: Where all layers are trained.
     """
@@ -65,7 +65,7 @@ LAST_PART = "part:half"
 _RATES: Mapping[str, float] = MappingProxyType({"learning_rate": 1e-3, "head_lr_ratio": 1.0})
 """Half the rate gained nothing over the solved head in so few steps."""
 _AVERAGED_AFTER, _EARLIEST = 3, 0.1
-"""The mean of the weights is taken after so many epochs, at the earliest from the end of the warm-up on: before, the
+"""Epochs after which the mean of the weights is taken, at the earliest from the end of the warm-up on: before, the
 network has not seen the images often enough to fit them. Of a training of up to twice as many epochs none is taken.
 On images that were neither trained nor tested on, it is 3 points better with 10 images a class of clothes and 7 of
 animals (`benchmarks/weight_averaging.py`), and no better with 150, where a mean from a tenth on was 2 points worse."""
@@ -109,7 +109,7 @@ def lp_ft_options(part: str, images: int) -> dict[str, Any]:
 
 
 def average_from(length: int) -> float | None:
-    """The share of so many epochs from which on weights are averaged; None where they are not."""
+    """The share of a training's epochs from which on weights are averaged; None where they are not."""
     return None if length <= 2 * _AVERAGED_AFTER else max(round(_AVERAGED_AFTER / length, 2), _EARLIEST)
 
 

@@ -81,7 +81,7 @@ def probe(features: FloatArray, labels: IntArray, classes: int, seed: int = 0, s
         features: `(images, channels)`, finite.
         labels: `(images,)`, 0 to `classes - 1`; each has an image.
         classes: Number of classes.
-        seed: Of the folds.
+        seed: Seed for the folds.
         standardise: Bring features to one scale first.
 
     Raises:
@@ -96,10 +96,10 @@ def probe_layers(
     """Judge the features of several layers, equal ones once, and put them side by side.
 
     Args:
-        features: Of each layer, as in `probe`.
-        labels: See there.
-        classes: See there.
-        seed: See there.
+        features: The features of each layer, as in `probe`.
+        labels: As in `probe`.
+        classes: As in `probe`.
+        seed: As in `probe`.
 
     Returns:
         What is found of each layer; and the layers' features side by side, equal ones once, along the leading axes of
@@ -142,10 +142,10 @@ def curve(features: FloatArray, labels: IntArray, classes: int, full: Probe, see
 
     Args:
         features: As in `probe`.
-        labels: See there.
-        classes: See there.
+        labels: As in `probe`.
+        classes: As in `probe`.
         full: What `probe` gave.
-        seed: Of parts and folds.
+        seed: Seed for parts and folds.
 
     Returns:
         By rising number of images; sizes with fewer than two images a class are left out.
@@ -286,7 +286,7 @@ def _cross_validated(
     parts: int,
     standardise: bool,
 ) -> FloatArray:
-    """Hits of cross-validation; of each fold's training images one of so many parts is fitted to."""
+    """Hits of cross-validation; each fold is fitted to one part of its training images."""
     hits = np.zeros((len(values), len(labels)))
     for repeat in range(repeats):
         folds = _dealt(labels, FOLDS, seed + repeat)

@@ -18,9 +18,9 @@ SCENARIOS = {
 }
 
 SMALL_PER_CLASS = 20.0
-"""Below so many images of each class data are small, whatever the slope: it cannot be measured on so few."""
+"""Below this number of images of each class data are small: the slope cannot be measured on so few."""
 LARGE_IMAGES = 20_000
-"""From so many images on data are large. Source: https://arxiv.org/abs/1912.11370 (BiT-HyperRule)"""
+"""From this number of images on data are large. Source: https://arxiv.org/abs/1912.11370 (BiT-HyperRule)"""
 FLAT_SLOPE = 0.10
 """A linear classifier that loses a smaller share of its errors by twice the images is not short of images."""
 NARROW_GAP = 0.05
@@ -49,7 +49,7 @@ def is_similar(measurements: Measurements) -> bool | None:
 
 
 def is_large(measurements: Measurements) -> bool:
-    """Whether there are so many images that more of them would not help a linear classifier."""
+    """Whether more images would not help a linear classifier."""
     if measurements.images_per_class < SMALL_PER_CLASS:
         return False
     if measurements.images >= LARGE_IMAGES:

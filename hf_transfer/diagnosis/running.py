@@ -53,14 +53,14 @@ def diagnose(
             near-duplicates; nothing is decided on them.
         allow_probe_file: Also choose a classifier on features that no ordinary checkpoint can express.
         sample: Images that are measured; None takes the default of `measure`.
-        seed: Of everything drawn.
+        seed: Seed for all random draws.
         measuring: Further arguments of `hf_transfer.diagnosis.measuring.measure`.
 
     Returns:
         `.scenario`, `.recipe`, `.plan`, `.reasons`, `.evidence` (the measurements), `.to_dict()`, `.plot(path)`.
 
     Raises:
-        ArgumentError: `prefer` or `budget` are of no use.
+        ArgumentError: `prefer` or `budget` are invalid.
         DataError: Labels are missing, or there is one class only.
     """
     check_budget(budget)

@@ -43,7 +43,7 @@ class Sample:
     Attributes:
         rows: `(sample,)`: their positions in the data set, in the order of their hashes.
         labels: `(sample,)`: classes, numbered by their first image.
-        names: Of the classes by that number.
+        names: Names of the classes by that number.
         counts: `(classes,)`: images of each class in the whole data set.
     """
 
@@ -63,7 +63,7 @@ class Sample:
         return len(self.rows) == self.total
 
     def first(self, images: int) -> IntArray:
-        """Positions within the sample of a smaller stratified sample of about so many images."""
+        """Positions within the sample of a smaller stratified sample of about this size."""
         return np.flatnonzero(_is_taken(self.labels, _allocated(np.bincount(self.labels), images)))
 
 
@@ -73,9 +73,9 @@ def draw_sample(
     """Draw a stratified sample: classes keep their shares, but none has fewer than its minimum.
 
     Args:
-        dataset: Of which the images are.
+        dataset: The data set that holds the images.
         labels: `(images,)`: class indices of all images.
-        names: Of the classes by their index; None takes the indices.
+        names: Names of the classes by their index; None takes the indices.
         images: About how many to draw; None takes 2,000, or 20 of each class up to 10,000, but two of each class.
         seed: Another seed, another sample.
 
@@ -198,7 +198,7 @@ def _allocated(counts: IntArray, images: int) -> IntArray:
 
 
 def _is_taken(labels: IntArray, allocated: IntArray) -> npt.NDArray[np.bool_]:
-    """Of images in order: whether each is among the first so many of its class."""
+    """Whether each image, in order, is among the first of its class, up to a number."""
     order = np.argsort(labels, kind="stable")
     starts = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=len(allocated)))[:-1]])
     rank = np.empty(len(labels), np.int64)

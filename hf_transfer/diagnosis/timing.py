@@ -23,7 +23,7 @@ from hf_transfer.utils.distributed import from_first
 
 logger = logging.getLogger(__name__)
 
-# Few, so that timing costs next to nothing beside the pass itself; accelerators need more to be busy.
+# Few, so that timing costs next to nothing compared with the pass itself; accelerators need more to be busy.
 _IMAGES, _ACCELERATOR_IMAGES = 8, 64
 # Usual lengths: a fine-tuned network needs few epochs, a new one many.
 EPOCHS, SCRATCH_EPOCHS = 4, 30
@@ -68,7 +68,7 @@ def timed(model: nn.Module, dataset: Any, processor: Any, rows: Sequence[int], p
 
     Args:
         model: Is not changed: a copy takes the step.
-        dataset: Of the images.
+        dataset: The data set of the images.
         processor: As in `extract_features`.
         rows: Images to take them from.
         pass_seconds: What an image took in the pass over the sample, the better measure; less than is possible where

@@ -33,7 +33,7 @@ from hf_transfer.utils.distributed import on_first_rank, rank_and_world
 
 FOLDS = 5
 ENOUGH = 1000
-"""From so many images on a fifth is held out once (standard error up to 3.5 points); below, each fifth in turn."""
+"""From this number of images on a fifth is held out once (standard error up to 3.5 points); below, each in turn."""
 
 
 class TrialRuns:
@@ -43,7 +43,7 @@ class TrialRuns:
         model: Stays as it is; each trial trains a copy.
         dataset: Training images with labels.
         processor: The model's image processor, or None where the data set has a transform.
-        seed: Of folds and trainings.
+        seed: Seed for folds and trainings.
     """
 
     def __init__(self, model: nn.Module, dataset: Any, processor: Any = None, seed: int = 0) -> None:

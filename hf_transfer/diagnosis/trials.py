@@ -26,7 +26,7 @@ from hf_transfer.errors import ArgumentError
 Hits = npt.NDArray[np.bool_]
 Run = Callable[[Candidate, float], Hits]
 SHARES = (0.25, 0.5, 1.0)
-"""Of the full length of a training, in each round; from one to the next the better half goes on."""
+"""Share of the full length of a training in each round; the better half enters the next one."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Trial:
 
     Attributes:
         name: The candidate's.
-        share: Of its full length.
+        share: Share of its full length.
         accuracy: On held-out images.
-        standard_error: Of it.
+        standard_error: Its standard error.
         seconds: What it took.
     """
 
@@ -131,7 +131,7 @@ def halve(
         run: Trains a candidate for a share of its full length, and tells for each held-out image whether it is right.
         budget: In seconds.
         clock: In seconds; in a process group the same for all ranks.
-        shares: Of the rounds, rising to 1.
+        shares: Shares of the full length, round by round, rising to 1.
 
     Raises:
         ArgumentError: There are no candidates, or the budget is not above 0.

@@ -19,7 +19,7 @@ from hf_transfer.utils.distributed import from_first
 
 logger = logging.getLogger(__name__)
 
-# Statistics of so many images and all their positions are known well enough.
+# Images whose statistics, over all positions, are known well enough.
 CALIBRATION_IMAGES = 32
 
 
@@ -44,7 +44,7 @@ def random_twin(model: nn.Module, seed: int) -> nn.Module:
 
     Args:
         model: Stays as it is.
-        seed: Of the weights; the global random state is left as it was.
+        seed: Seed for the weights; the global random state is left as it was.
 
     Raises:
         ModelError: It cannot be made again.

@@ -26,7 +26,7 @@ _CAPTURED = ([0, 1, 2], [3, 4])
 _USED = ([4, 0], [1, 3, 2])
 # Other batches and memory layouts change the last digits; a lost skip connection changes the first.
 _TOLERANCE = 1e-4
-# Groups that were inferred may be parts of a residual block, of which only the first can be cut in front of.
+# Groups that were inferred may be parts of a residual block, which can be cut in front of its first part alone.
 _ATTEMPTS = 8
 
 
@@ -37,7 +37,7 @@ class Whole:
     Attributes:
         traces: With two images and with three.
         outputs: Logits of both.
-        gradients: Of the second, by parameter.
+        gradients: Gradients of the second, by parameter.
         seconds: For one image.
     """
 

@@ -29,7 +29,7 @@ class CutColumns:
     Args:
         cut: Not installed.
         autocast: Type of mixed precision; None for none.
-        fusion: Of the model's batch normalisation, while the prefix is computed.
+        fusion: Fusion of the model's batch normalisation, while the prefix is computed.
 
     Attributes:
         facts: About the columns, for the store's entry; filled with the first batch.

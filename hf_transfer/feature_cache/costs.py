@@ -41,8 +41,8 @@ def row_seconds(row_bytes: int, store_bytes: int, memory_bytes: int) -> float:
 
     Args:
         row_bytes: Size of a row.
-        store_bytes: Of the whole store.
-        memory_bytes: Of the machine; a store above half of it is read from the disk in each epoch.
+        store_bytes: Bytes of the whole store.
+        memory_bytes: Bytes of memory of the machine; a store above half of it is read from the disk in each epoch.
     """
     slow = store_bytes > memory_bytes / 2
     return row_bytes / (_DISK_BYTES_PER_SECOND if slow else _MEMORY_BYTES_PER_SECOND)
@@ -52,7 +52,7 @@ def speed_up(costs: Costs, epochs: float, views: int, missing: float = 1.0) -> f
     """How many times as fast a phase becomes.
 
     Args:
-        costs: Of one image.
+        costs: Costs of one image.
         epochs: Length of the phase.
         views: Number of stored views of each image.
         missing: Share of the store that is not there yet.

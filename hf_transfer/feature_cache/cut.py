@@ -32,10 +32,10 @@ class Boundary:
 
     Attributes:
         path: The cut module.
-        leaves: Of its arguments.
+        leaves: Leaves of its arguments.
         structure: How they belong together.
         stubs: The largest modules that end before the cut, each with the leaves and structure of each run's result.
-        before: Other modules that begin before the cut and are not around it; they go on running.
+        before: Other modules that begin before the cut and are not around it; they keep running.
     """
 
     path: str
@@ -137,7 +137,7 @@ class Cut:
         materialise: Let stubs return real memory, for models that write into it.
 
     Attributes:
-        seconds: Of the part before the cut and of the whole model, for one image, as the check measured them.
+        seconds: Seconds of the part before the cut and of the whole model, for one image, as the check measured them.
     """
 
     def __init__(self, model: nn.Module, boundary: Boundary, materialise: bool = False) -> None:
@@ -188,7 +188,7 @@ class Cut:
 
         Args:
             unpack: Gives the captured rows of a packed batch; None for a batch of images.
-            image: Of the shape and type of one image; what containers read of it is never used.
+            image: A tensor of the shape and type of one image; what containers read of it is never used.
         """
         self.install(unpack, image)
         try:

@@ -19,7 +19,7 @@ class CacheSettings:
         mode: "auto" where it pays, "on" wherever it is possible, "off" never.
         cap_gb: Most that the cache folder may take, in GB; None takes the default.
         views: Stored views of each image where the transform is random; 0 stores nothing then.
-        seed: Of the views.
+        seed: Seed for the views.
         workers: Processes that read images.
         autocast: Type of mixed precision; None for none.
         progress: Show a bar.

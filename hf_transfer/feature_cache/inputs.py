@@ -32,8 +32,8 @@ class Inputs:
     """What is known of a data set.
 
     Attributes:
-        fingerprint: Of rows and transform; None where it is not known.
-        shape: Of each image, `(channels, height, width)`.
+        fingerprint: Fingerprint of rows and transform; None where it is not known.
+        shape: Shape of each image, `(channels, height, width)`.
         dtype: Name of torch's type.
         random: Whether the transform gives another image each time.
     """

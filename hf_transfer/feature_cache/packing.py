@@ -1,7 +1,7 @@
 """Stored rows on their way through a data loader: packed into one tensor in the place of the image.
 
-A packed row is the bytes of the stored row and a trailer that says which image it is and of which store. Collators
-stack it as they stack images, samplers never see a difference, and the model's forward hook unpacks it.
+A packed row is the bytes of the stored row and a trailer that says which image and which store it belongs to.
+Collators stack it as they stack images, samplers never see a difference, and the model's forward hook unpacks it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Layout:
     """How a captured row is stored.
 
     Attributes:
-        dtypes: Of each captured tensor, as torch's name, such as "float32".
+        dtypes: Type of each captured tensor, as torch's name, such as "float32".
         channels_last: For each, whether its memory is `(height, width, channels)`, which is then stored so.
         keys: Names of the other values of a row (labels), each with its kind: "int", "float", "bool", "list",
             "ndarray" or "tensor".
@@ -153,7 +153,7 @@ def stamps(packed: torch.Tensor) -> set[int]:
 
 
 def save_constants(folder: Path, constants: Sequence[torch.Tensor]) -> None:
-    """Keep tensors that are the same for all images beside the rows."""
+    """Keep tensors that are the same for all images next to the rows."""
     temporary = folder / f".{CONSTANTS_FILE}.tmp"
     save_file({f"{n:03d}": c.detach().cpu().contiguous().clone() for n, c in enumerate(constants)}, temporary)
     temporary.replace(folder / CONSTANTS_FILE)

@@ -25,16 +25,16 @@ class PackedRows(Dataset[Any]):
     With a seed, what a random transform draws for an image depends on seed, epoch and image alone: not on the images
     read before, on the worker or on the process, so that a resumed run sees the same pixels. Where the data set reads
     batches (`__getitems__`) with a transform that is not known to treat each image by itself, it depends on the batch
-    instead. The random numbers of Python, NumPy and torch are set, and go on afterwards as if nothing had been read;
-    generators that a data set holds itself are beyond reach.
+    instead. The random numbers of Python, NumPy and torch are set, and continue afterwards as if nothing had been
+    read; generators that a data set holds itself are beyond reach.
 
     Args:
         dataset: Map-style, with images.
-        seed: Of what random transforms draw; None leaves it to the global random numbers.
+        seed: Seed for what random transforms draw; None leaves it to the global random numbers.
 
     Attributes:
-        packer: Of the store that is read.
-        next_packer: Of the store that is read from the next epoch on.
+        packer: Packer of the store that is read.
+        next_packer: Packer of the store that is read from the next epoch on.
         batch_seed: Seed for what is done with the batch that was read last.
     """
 

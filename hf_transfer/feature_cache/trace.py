@@ -23,9 +23,9 @@ class Leaf:
     """A value that a module takes or gives, as a function of the number of images.
 
     Attributes:
-        shape: Of a tensor; a negative number -k stands for k times the number of images. None for other values.
-        dtype: Of a tensor.
-        value: Of anything else; an integer that grows with the batch is the factor, with `grows` set.
+        shape: Shape of a tensor; a negative number -k stands for k times the number of images. None for other values.
+        dtype: Data type of a tensor.
+        value: Value of anything else; an integer that grows with the batch is the factor, with `grows` set.
         grows: Whether the value depends on the number of images.
     """
 
@@ -85,7 +85,7 @@ def trace(model: nn.Module, image: torch.Tensor) -> tuple[Trace, Trace]:
 
     Args:
         model: Its modes, hooks and tensors are left alone.
-        image: Of the right shape and type `(channels, height, width)`; its values are not read.
+        image: An image of the right shape and type `(channels, height, width)`; its values are not read.
 
     Raises:
         CutError: The model cannot be run.

@@ -102,7 +102,7 @@ class CacheFolder:
 
         Args:
             nbytes: Size of the new store.
-            key: Of the new store, which is not evicted.
+            key: Key of the new store, which is not evicted.
 
         Returns:
             Keys of the evicted stores.
@@ -127,7 +127,7 @@ class CacheFolder:
         return evicted
 
     def remove(self, key: str) -> None:
-        """Remove a store; those who have it open can go on reading it."""
+        """Remove a store; those who have it open can keep reading it."""
         gone = self.root / f".removed-{key}-{os.getpid()}"
         with contextlib.suppress(OSError):
             (self.root / key).rename(gone)

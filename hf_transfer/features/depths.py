@@ -12,7 +12,7 @@ from hf_transfer.errors import ArgumentError
 from hf_transfer.features.taps import LAST, TapReader
 
 DEPTHS = 12
-"""Most layers beside the last that are looked at: neighbouring blocks differ little."""
+"""Most layers that are looked at, the last one not counted: neighbouring blocks differ little."""
 
 
 def layers_at_depths(model: nn.Module, depths: int = DEPTHS) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ def extract_features(
     """Compute a model's features of all images, once: the next call with the same of everything reads them from disk.
 
     The model runs in eval and inference mode and is given back as it was. In a process group all ranks must call this;
-    they share the work and the result. A run that is interrupted goes on where it was.
+    they share the work and the result. A run that is interrupted resumes where it was.
 
     Args:
         model: An image classifier, not wrapped for several processes.
@@ -67,10 +67,10 @@ def extract_features(
         processor: The model's image processor; needed where the data set has no transform.
         layers: "last" for exactly what the head gets; "all" for that and the mean over all positions of each layer
             group's output (a class token counts as one position); or a list of group names, "last" among them.
-        dtype: Of the stored features; float16 halves the space at 3 digits.
+        dtype: Data type of the stored features; float16 halves the space at 3 digits.
         views: Number of times that each image is read, for a random transform; the numbers of view v are those of
             `seed` and v.
-        seed: Of random transforms; unused where `views` is 1 and the transform is not random.
+        seed: Seed for random transforms; unused where `views` is 1 and the transform is not random.
         batch_size: Images at a time; None takes 32 on a CPU and 128 on an accelerator, less where memory is short.
         workers: Processes that read images; 0 reads in this one.
         cache: Keep the features for later runs.

@@ -84,7 +84,7 @@ def fill(
         dropped = store.drop_corrupted()
         if dropped:
             logger.warning(
-                "%d of %d chunks of the feature cache are damaged and are computed anew.",
+                "%d of %d chunks of the feature cache are damaged and are computed again.",
                 len(dropped),
                 store.entry.chunk_count,
             )

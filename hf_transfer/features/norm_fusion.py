@@ -20,7 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 logger = logging.getLogger(__name__)
 
-# Rounding alone differs; activations that two layers read, of which only one normalises them, differ in all digits.
+# Rounding alone differs; activations that a second layer reads without normalising them differ in all digits.
 _TOLERANCE = 1e-4
 # Images of both passes.
 FUSION_IMAGES = 2

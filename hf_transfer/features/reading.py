@@ -39,7 +39,7 @@ def model_inputs(dataset: Any, processor: Any = None) -> Any:
         return dataset
     transform = dataset.format["format_kwargs"].get("transform")
     if isinstance(transform, EvalTransform) and "image" in dataset.column_names:
-        # Without labels and names, so that it is known as the same images whatever stands beside them.
+        # Without labels and names, so that it is known as the same images whatever other columns there are.
         return _images_with(dataset.with_format(None).select_columns("image"), transform)
     if dataset.format["type"] == "custom" or PIXELS in dataset.column_names:
         return dataset
@@ -67,7 +67,7 @@ class SeededViews(Dataset[Any]):
     Args:
         dataset: Map-style; its transform may be random.
         views: Number of views; with one view and no seed the data set is read as it is.
-        seed: Of the random numbers.
+        seed: Seed for the random numbers.
     """
 
     def __init__(self, dataset: Any, views: int = 1, seed: int | None = None) -> None:

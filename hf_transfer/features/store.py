@@ -135,7 +135,7 @@ class FeatureStore:
         opened = cls.open(folder)
         if opened is not None and opened.entry.same_table(entry):
             return opened
-        # Made beside its place and moved there, so that of two processes one finds the other's store whole.
+        # Made in a folder of its own and moved into place, so that of two processes one finds the other's store whole.
         new = folder.with_name(f".new-{folder.name}-{os.getpid()}")
         try:
             shutil.rmtree(folder, ignore_errors=True)
@@ -191,7 +191,7 @@ class FeatureStore:
             raise _cache_error(error, self.folder, self.entry.nbytes) from error
 
     def drop_corrupted(self) -> list[int]:
-        """Compare every finished chunk with its checksum; chunks that differ are to be computed anew.
+        """Compare every finished chunk with its checksum; chunks that differ are to be computed again.
 
         Returns:
             Their numbers.

@@ -40,7 +40,7 @@ class TapReader:
 
     Attributes:
         names: The layers, in the order of the forward pass, "last" at the end.
-        wrapper: Of the model.
+        wrapper: The wrapper of the model.
         folded: Whether the latest images had activations with parts of images folded into the batch.
     """
 

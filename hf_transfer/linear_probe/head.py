@@ -31,7 +31,7 @@ class Classifier:
     """One classifier of a model.
 
     Attributes:
-        path: Of the branch of the head that it is in.
+        path: Path of its branch of the head.
         linear: The linear layer or 1x1 convolution that makes the labels.
         norm: A BatchNorm before it that belongs to the head, too.
     """
@@ -87,8 +87,8 @@ def write_head(model: nn.Module, head: LinearHead, images: torch.Tensor) -> None
     Args:
         model: Changed in place.
         head: On what `extract_features(layers="last")` gives; without a bias where `has_bias` says no.
-        images: Of a few samples `(batch, channels, height, width)`; several classifiers are run on them to see how
-            the model joins their outputs.
+        images: Images of a few samples `(batch, channels, height, width)`; several classifiers are run on them to see
+            how the model joins their outputs.
 
     Raises:
         ModelError: The head has another size than the classifiers, or their outputs are not joined by a weighted sum.

@@ -20,7 +20,7 @@ class LayerEvidence:
         layer: Name of the group, or "last".
         accuracy: Held-out accuracy.
         behind_best: By how much it is behind the best layer's.
-        standard_error: Of that difference, over the same images.
+        standard_error: Standard error of that difference, over the same images.
     """
 
     layer: str
@@ -61,7 +61,7 @@ def judge_layers(
         labels: `(images,)`.
         classes: Number of classes.
         class_weights: See `hf_transfer.solvers.solve`.
-        seed: Of the folds, where images are few.
+        seed: Seed for the folds, where images are few.
     """
     right = {}
     for name, values in features.items():

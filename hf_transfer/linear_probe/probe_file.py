@@ -1,4 +1,4 @@
-"""Probe files: a linear head on layers whose features no ordinary checkpoint can read, kept beside the ordinary one.
+"""Probe files: a linear head on layers whose features no ordinary checkpoint can read, kept next to the ordinary one.
 
 The folder holds an ordinary checkpoint of the network, whose own head reads the last layer; `probe.safetensors` with
 the head on the chosen layers; and `probe.json`, which says what it reads. Only hf_transfer can run that head.
@@ -172,7 +172,7 @@ class _Rows:
 def save_probe(
     folder: str | Path, model: nn.Module, probe: ProbeHead, *, solver: str, memory_format: str = "default"
 ) -> None:
-    """Write a probe beside the checkpoint of its network.
+    """Write a probe next to the checkpoint of its network.
 
     Args:
         folder: Where `model.save_pretrained` and its processor's wrote to.
@@ -236,7 +236,7 @@ def load_probe(folder: str | Path) -> Probe:
     names = list(label_names_of(loaded.model))
     if facts["backbone"] != _body_fingerprint(loaded.model) or facts["label_names"] != names:
         raise ModelError(
-            f"The probe in {folder} belongs to other weights or labels than the checkpoint beside it. Copy the whole "
+            f"The probe in {folder} belongs to other weights or labels than the checkpoint next to it. Copy the whole "
             "folder of the run, or train again."
         )
     return Probe(loaded, ProbeModel(loaded.model, probe, facts["memory_format"]))

@@ -45,7 +45,7 @@ class HeadSolution:
         model: The given model, or a truncated one for an earlier layer.
         solved: The solver's result.
         layer: Which layer, and why.
-        largest_difference: Of the model's own scores from the solver's, on samples.
+        largest_difference: Largest difference between the model's own scores and the solver's, on samples.
         probe: The solved head, where no ordinary checkpoint can hold it; the model then has `spare`.
         spare: A head on the last layer, so that the ordinary checkpoint is of use, too.
     """
@@ -92,7 +92,7 @@ def solve_head(
     Args:
         model: Its head is changed in place; for an earlier layer a truncated copy gets it instead.
         dataset: As in `extract_features`, with labels.
-        processor: See there.
+        processor: As in `extract_features`.
         solver: "logistic", "svm", "ridge" or "sgd".
         layer: "last" is what the model's head reads. A group's name: the model is truncated after it, where its
             configuration can say so. "auto": of the blocks and "last" the one closest to the output whose held-out
@@ -101,8 +101,8 @@ def solve_head(
             spread over the depth, and of the last side by side, which only a probe file can hold.
         class_weights: See `hf_transfer.solvers.solve`.
         classes: Number of classes; None takes what the model's configuration or the labels say.
-        seed: Of everything drawn.
-        allow_probe_file: Where no ordinary checkpoint can hold the head, keep it beside one whose head reads the last
+        seed: Seed for all random draws.
+        allow_probe_file: Where no ordinary checkpoint can hold the head, keep it next to one whose head reads the last
             layer; `hf_transfer.load_probe` runs it.
         extraction: Further arguments of `extract_features`.
 

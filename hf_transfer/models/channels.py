@@ -35,7 +35,7 @@ def change_channels(model: nn.Module, channels: int) -> nn.Module:
     the new number, so that a saved checkpoint loads without any extra argument.
 
     Args:
-        model: Of transformers or timm; stays as it is.
+        model: A model of transformers or timm; stays as it is.
         channels: 1 (grey), 3 (red, green, blue) or 4 (and opacity).
 
     Returns:

@@ -37,7 +37,7 @@ def draw_new_head(model: nn.Module, seed: int) -> None:
 
     Args:
         model: Changed in place; all but the head stays as it is.
-        seed: Of the draw; the global random state is left as it was.
+        seed: Seed for the draw; the global random state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -57,7 +57,7 @@ def check_loaded(model: nn.Module, name: str, info: Mapping[str, Iterable[Any]])
 
     Args:
         model: As loaded.
-        name: Of the checkpoint, for the message.
+        name: Name of the checkpoint, for the message.
         info: As `from_pretrained(output_loading_info=True)` returns it.
 
     Returns:
@@ -78,7 +78,7 @@ def check_loaded(model: nn.Module, name: str, info: Mapping[str, Iterable[Any]])
     wrong = sorted((absent & parameters) - unused - neck)
     if wrong:
         raise ModelError(
-            f"{name!r} lacks weights of {type(model).__name__} beside the head, which would be random: "
+            f"{name!r} lacks weights of {type(model).__name__} other than the head, which would be random: "
             f"{_few(wrong)}. Expected a complete pretrained checkpoint. Check that its config.json (model type, "
             "sizes) belongs to its weights."
         )

@@ -49,7 +49,7 @@ def resize_input(model: nn.Module, size: int) -> nn.Module:
     result has the new size, so that a saved checkpoint loads without any extra argument.
 
     Args:
-        model: Of transformers or timm; stays as it is. Others are only tried.
+        model: A model of transformers or timm; stays as it is. Others are only tried.
         size: Side in pixels.
 
     Returns:
@@ -235,7 +235,7 @@ def _interpolate_table(value: torch.Tensor, own: torch.Tensor) -> torch.Tensor |
 
 
 def _grid(tokens: int, aspect: float) -> tuple[int, int] | None:
-    """Height and width of a grid of so many tokens; None if there is none of this aspect ratio."""
+    """Height and width of a grid with this number of tokens; None if there is none of this aspect ratio."""
     if tokens < 1:
         return None
     height = round(math.sqrt(tokens * aspect))

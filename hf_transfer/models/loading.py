@@ -66,13 +66,13 @@ def load_for_training(
         label_names: In the order of the class indices.
         revision: Branch, tag or commit of a Hub repository.
         reset_head: Draw a new head even if the checkpoint has one with the same number of labels.
-        seed: Of the new weights; the global random state is left as it was.
+        seed: Seed for the new weights; the global random state is left as it was.
         image_size: Side of the images in pixels; None takes what the processor says.
         num_channels: 1 (grey), 3 or 4 (with opacity); None keeps the model's.
 
     Raises:
-        ModelError: The checkpoint is not found, is not an image classifier, lacks weights beside the head, or cannot
-            take such images.
+        ModelError: The checkpoint is not found, is not an image classifier, lacks weights other than the head's, or
+            cannot take such images.
     """
     revision = _resolved(name, revision)
     config = _load_config(name, revision, len(label_names))
@@ -142,7 +142,7 @@ def load_structure(name: str, revision: str | None = None, num_labels: int | Non
     """Build a model without its weights, on the meta device: enough to see its layer groups.
 
     Args:
-        name: Hub id or local folder, of which only the configuration is read; or a bare name such as `timm:resnet18`.
+        name: Hub id or local folder, whose configuration alone is read; or a bare name such as `timm:resnet18`.
         revision: Branch, tag or commit of a Hub repository.
         num_labels: For the head; None keeps the checkpoint's.
 

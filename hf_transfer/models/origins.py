@@ -46,9 +46,9 @@ class BaseModel:
         library: "timm" or "transformers".
         parameters: Number of parameters, with the new head.
         license: As the checkpoint states it, on the Hub at `revision`; None where it states none, or it is not known.
-        license_name: Of a licence that is none of the Hub's list, as the checkpoint states it.
+        license_name: Name of a licence that is not in the Hub's list, as the checkpoint states it.
         license_link: Address of its text.
-        lineage: Of a local folder, the model on the Hub that its weights were made from; see `lineage_of`.
+        lineage: The model on the Hub that the weights of a local folder were made from; see `lineage_of`.
         random_weights: Whether there was no checkpoint, only the name of an architecture.
     """
 

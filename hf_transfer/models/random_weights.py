@@ -16,10 +16,10 @@ def draw_random_weights(model: nn.Module, seed: int) -> None:
 
     Args:
         model: Changed in place.
-        seed: Of the draw; the global random state is left as it was.
+        seed: Seed for the draw; the global random state is left as it was.
 
     Raises:
-        ModelError: No fresh model can be made, because a module has weights but no way to draw them anew.
+        ModelError: No fresh model can be made, because a module has weights but no way to draw them again.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -39,7 +39,7 @@ def _fresh_model(model: nn.Module) -> nn.Module:
             reset()
         elif list(module.parameters(recurse=False)):
             raise ModelError(
-                f"Weights cannot be drawn anew: {type(module).__name__} at {name or 'the root'!r} has parameters but "
+                f"Weights cannot be drawn again: {type(module).__name__} at {name or 'the root'!r} has parameters but "
                 "no reset_parameters(). Make a fresh model and train it with the recipe fine_tune."
             )
     return fresh

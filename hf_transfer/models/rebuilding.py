@@ -34,7 +34,7 @@ def remake(model: nn.Module, changes: Mapping[str, Any], device: str = "cpu") ->
     """Make a model of the same class again, with new weights and a changed configuration.
 
     Args:
-        model: Of transformers or timm; stays as it is.
+        model: A model of transformers or timm; stays as it is.
         changes: Fields of the (vision) configuration, or arguments of `timm.create_model`.
         device: "meta" for the structure alone.
 
@@ -55,7 +55,7 @@ def remake(model: nn.Module, changes: Mapping[str, Any], device: str = "cpu") ->
 
 
 def changed_config(model: PreTrainedModel, changes: Mapping[str, Any]) -> Any:
-    """A copy of a model's configuration with changed fields; what follows from them is computed anew."""
+    """A copy of a model's configuration with changed fields; what follows from them is computed again."""
     config = copy.deepcopy(model.config)
     if is_timm_wrapper(model):
         config.model_args = (config.model_args or {}) | dict(changes)

@@ -34,7 +34,7 @@ def complete_timm_config(model: nn.Module, processor: Any = None) -> None:
         return
     config: Any = model.config
     config.model_args = config.model_args or {}
-    # A configuration that was loaded with label names keeps the old ones beside a new id2label.
+    # A configuration that was loaded with label names keeps the old ones next to a new id2label.
     config.label_names = [config.id2label[index] for index in range(config.num_labels)]
     settings = copy.deepcopy(timm_settings(config))
     settings |= copy.deepcopy(timm_settings(processor))
@@ -73,7 +73,7 @@ def timm_architecture(model: nn.Module) -> str | None:
 
 
 def timm_arguments(model: nn.Module) -> dict[str, Any]:
-    """The arguments of `timm.create_model`, beside name and number of classes, that a model was made with."""
+    """The arguments of `timm.create_model` that a model was made with, except name and number of classes."""
     if is_timm_wrapper(model):
         return dict(model.config.model_args or {})  # type: ignore[union-attr, arg-type]
     from timm.models import get_model_args

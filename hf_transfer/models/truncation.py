@@ -67,7 +67,7 @@ def truncation_points(model: nn.Module) -> tuple[str, ...]:
     Found on the meta device, from the first and the last cut of each stage: no weights are made or read.
 
     Args:
-        model: Of transformers or timm; may be on the meta device itself.
+        model: A model of transformers or timm; may be on the meta device itself.
 
     Returns:
         Empty where the configuration cannot express any cut. The last block, after which nothing is cut but the head
@@ -94,7 +94,7 @@ def truncate(model: nn.Module, after: str | int, *, seed: int = 42) -> nn.Module
     Args:
         model: A classifier of transformers, or of timm, bare or in transformers' wrapper; stays as it is.
         after: Name or index of a group of `wrap(model)`, or the unique end of its name.
-        seed: Of the new head's weights; the global random state is left as it was.
+        seed: Seed for the new head's weights; the global random state is left as it was.
 
     Returns:
         A model of the same class, whose kept weights are the same bit for bit, with a new head for the same labels.

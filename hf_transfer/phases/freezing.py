@@ -1,7 +1,7 @@
 """Freezing: what a phase keeps fixed, applied to a model, and the proof that it stayed fixed.
 
 Frozen means bit-identical, parameters and buffers. `requires_grad=False` alone does not do that: batch normalisation
-goes on updating its statistics, dropout and drop-path stay active, and a training loop undoes `eval()` by calling
+keeps updating its statistics, dropout and drop-path stay active, and a training loop undoes `eval()` by calling
 `model.train()` before each step.
 """
 

@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 def rebuild_reducer(wrapped: nn.Module, ddp_handler: Any = None) -> bool:
-    """Make DDP look anew at what is trained; without that the ranks diverge without a word.
+    """Make DDP look again at what is trained; without that the ranks diverge without a word.
 
     DDP decides at construction which gradients it averages. It is constructed again in place, so that all who hold
-    the wrapper (Trainer's loop, which passes it from epoch to epoch, accelerate, a compiled module) go on with it, and
+    the wrapper (Trainer's loop, which passes it from epoch to epoch, accelerate, a compiled module) keep it, and
     a phase may begin in the middle of an epoch.
 
     Args:
@@ -103,7 +103,7 @@ def check_replicas(tensors: Mapping[str, str], when: str) -> None:
 
 
 def replicated(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Leave out tensors of which each process holds a shard only (FSDP2)."""
+    """Leave out tensors that are sharded over the processes (FSDP2)."""
     return {name: tensor for name, tensor in tensors.items() if not _is_sharded(tensor)}
 
 

@@ -102,7 +102,7 @@ def _group_factor(number: int, clock: PhaseClock, factors: _Factors) -> Callable
 
 
 class _Factors:
-    """For each phase the multiplier of its peak rates, made anew when these change."""
+    """For each phase the multiplier of its peak rates, made again when these change."""
 
     def __init__(self, clock: PhaseClock, scheduler_kwargs: Any) -> None:
         self._clock = clock

@@ -59,7 +59,7 @@ def last_blocks(
     Args:
         k: Number of blocks; 0 trains neck and head.
         epochs: None takes `num_train_epochs` of the training arguments.
-        learning_rate: Of pretrained layers; None takes that of the training arguments.
+        learning_rate: Learning rate of pretrained layers; None takes that of the training arguments.
         head_lr_ratio: The head's rate over `learning_rate`. 10, since the head is new.
         layer_decay: See `Phase`.
         norm: See `Phase`.
@@ -106,14 +106,15 @@ def lp_ft(
         probe_epochs: Epochs of the first phase, in which only the head is trained. None solves the head instead, on
             features that are computed once; where that cannot be done, it is trained for 3 epochs.
         epochs: Length of the second phase; None takes `num_train_epochs` of the training arguments.
-        learning_rate: Of pretrained layers in the second phase; None takes that of the training arguments.
+        learning_rate: Learning rate of pretrained layers in the second phase; None takes that of the training
+            arguments.
         probe_lr_ratio: The head's rate over `learning_rate` where the first phase is trained.
         head_lr_ratio: The head's rate in the second phase over `learning_rate`; low, since the head fits already.
         layer_decay: See `Phase`.
         train: What the second phase trains.
         norm: See `Phase`.
         probe_solver: How the head is solved; see `Phase`.
-        average_from: Of the second phase; see `Phase`.
+        average_from: `average_from` of the second phase; see `Phase`.
 
     Source: https://arxiv.org/abs/2202.10054
     """
@@ -153,7 +154,7 @@ def gradual_unfreeze(
         blocks_per_step: Blocks that each of them adds.
         epochs_per_phase: Length of each phase but the last.
         epochs: Length of the last phase; None takes `num_train_epochs` of the training arguments.
-        learning_rate: Of layers behind the blocks; None takes that of the training arguments.
+        learning_rate: Learning rate of layers behind the blocks; None takes that of the training arguments.
         head_lr_ratio: The head's rate over `learning_rate`.
         layer_decay: See `Phase`. 1/2.6 is ULMFiT's, for a network of four layers; in one of twelve it leaves the first
             block a hundred-thousandth of the rate, and 0.75 suits better.
@@ -312,7 +313,7 @@ def get(name: str, /, **options: Any) -> TransferPlan:
         options: Arguments of the recipe function.
 
     Raises:
-        ArgumentError: The name or an option is unknown, or an option's value is of no use; the message lists what
+        ArgumentError: The name or an option is unknown, or an option's value is invalid; the message lists what
             exists.
     """
     if name not in _RECIPES:

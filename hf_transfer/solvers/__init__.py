@@ -69,8 +69,9 @@ def solve(
             is never predicted.
         class_weights: None, "balanced", or a mapping from class index to weight.
         bias: Whether the head has a bias.
-        seed: Of everything drawn: the same seed gives the same head.
-        rotation: Of the features, as "logistic" and "svm" make it, where it is known; other solvers make their own.
+        seed: Seed for all random draws: the same seed gives the same head.
+        rotation: Rotation of the features, as "logistic" and "svm" make it, where it is known; other solvers make
+            their own.
 
     Raises:
         ArgumentError: The solver is unknown, or an argument is not as described.

@@ -27,7 +27,7 @@ class Choice:
 
     Attributes:
         value: The regularisation for a fit to all images.
-        points: Of the path, as far as it was followed.
+        points: Points of the path, as far as it was followed.
         scores: `(images, classes)`: held-out scores at the chosen value, where `rows` is true.
         rows: `(images,)`.
         images: Number of images that the choice was made with.

@@ -81,7 +81,7 @@ class Fits:
         weight: `(rank, heads, classes)`.
         bias: `(heads, classes)`.
         objective: Sum of their values.
-        iterations: Of L-BFGS.
+        iterations: Number of iterations of L-BFGS.
         converged: Whether the tolerance was reached.
     """
 
@@ -121,7 +121,7 @@ def minimise(
 
     Args:
         loss: The loss.
-        rotation: Of the features.
+        rotation: Rotation of the features.
         rows: Which images to fit to; None takes all.
         labels: `(images,)`, of all images.
         weights: `(images, heads)`, of all images; 0 for those that a head is not fitted to.

@@ -62,14 +62,14 @@ class SolvedHead:
         value: The chosen value.
         path: All values that were tried, from strong to weak, or from the lowest rate.
         estimate: "5-fold cross-validation", "leave-one-out", ...: how held-out images were made.
-        accuracy: Of held-out images at the chosen value; the best of several, hence slightly too good.
-        standard_error: Of that accuracy, from the number of held-out images alone.
+        accuracy: Accuracy on held-out images at the chosen value; the best of several, hence slightly too good.
+        standard_error: Standard error of that accuracy, from the number of held-out images alone.
         held_out: Number of images that were held out once.
         train_accuracy: Share of the training images that are right.
         train_loss: Mean cross-entropy of the training images under the head's softmax.
         temperature: By which scores were divided to make their softmax fit held-out labels; 1 for "logistic".
         class_weights: As asked for: None, "balanced" or a mapping.
-        iterations: Of the last fit.
+        iterations: Number of iterations of the last fit.
         details: What else is to be known of the solver.
     """
 
@@ -134,7 +134,7 @@ def fitted_temperature(scores: FloatArray, labels: IntArray, weights: FloatArray
     spread = float(np.abs(scores - scores.mean(axis=1, keepdims=True)).max())
     if not spread:
         return 1.0
-    # Convex in the inverse temperature, of which a softmax of scores of this spread needs no more than these bounds.
+    # Convex in the inverse temperature, and a softmax of scores of this spread needs no more than these bounds.
     found = scipy.optimize.minimize_scalar(
         lambda log_inverse: cross_entropy(scores * np.exp(log_inverse), labels, weights),
         bounds=(np.log(1e-3 / spread), np.log(1e3 / spread)),

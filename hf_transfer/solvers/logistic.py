@@ -36,10 +36,10 @@ def logistic(
         problem: Features and labels.
         regularisations: To choose from.
         bias: Whether the head has a bias, which is not penalised.
-        seed: Of the folds.
-        folds: Of cross-validation.
-        tolerance: Of the last fit; see `hf_transfer.solvers.convex.minimise`.
-        rotation: Of the features, where it is known: `rotate(features, bias=bias, dtype=np.float32)`.
+        seed: Seed for the folds.
+        folds: Number of cross-validation folds.
+        tolerance: Tolerance of the last fit; see `hf_transfer.solvers.convex.minimise`.
+        rotation: Rotation of the features, where it is known: `rotate(features, bias=bias, dtype=np.float32)`.
 
     Raises:
         ArgumentError: A regularisation is not positive, or features are too many for a decomposition.

@@ -138,7 +138,7 @@ def stratified_folds(labels: Sequence[int] | IntArray, folds: int = 5, seed: int
     Args:
         labels: `(images,)`.
         folds: Number of folds, at least 2.
-        seed: Of the order within each class.
+        seed: Seed for the order within each class.
 
     Returns:
         `(images,)`: fold numbers, -1 for images that are never held out.
@@ -156,7 +156,7 @@ def stratified_folds(labels: Sequence[int] | IntArray, folds: int = 5, seed: int
     for label in np.unique(labels):
         rows = generator.permutation(np.flatnonzero(labels == label))
         if len(rows) > 1:
-            # Each class goes on where the last one stopped, so that the folds are of one size.
+            # Each class continues where the last one stopped, so that the folds are of one size.
             assigned[rows] = (given + np.arange(len(rows))) % folds
             given += len(rows)
     if not given:

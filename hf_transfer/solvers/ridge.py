@@ -42,7 +42,7 @@ class RidgePath:
     with targets 1 for an image's class and -1 for all others; the bias is not penalised.
 
     Attributes:
-        rotation: Of the features.
+        rotation: Rotation of the features.
         targets: `(images, classes)`.
         weights: `(images,)`.
         bias: Whether the head has one.
@@ -70,7 +70,7 @@ class RidgePath:
         """Scores `(regularisations, images, classes)` of each image by the head fitted to all others.
 
         Exact: removing an image with leverage h changes its residual e to e / (1 - h). Mean and scale of the features
-        stay those of all images; a shift of the features changes nothing, as the bias is fitted anew.
+        stay those of all images; a shift of the features changes nothing, as the bias is fitted again.
         """
         coordinates, centre = self.rotation.coordinates, self._centre()
         moments = (coordinates * self.weights[:, None]).T @ (self.targets - centre)
@@ -112,8 +112,8 @@ def ridge(
         problem: Features and labels.
         regularisations: To choose from, per image and on standardised features.
         bias: Whether the head has a bias.
-        seed: Of the folds.
-        folds: Of cross-validation.
+        seed: Seed for the folds.
+        folds: Number of cross-validation folds.
 
     Raises:
         ArgumentError: A regularisation is not positive, or features are too many for a decomposition.
@@ -161,11 +161,11 @@ def ridge_held_out(
     Args:
         problem: Features and labels.
         regularisations: Checked.
-        path: Of the same problem, if there is one already.
+        path: The path of the same problem, if there is one already.
         bias: Whether the head has a bias.
-        seed: Of the folds.
-        folds: Of cross-validation.
-        repeats: Of cross-validation with other folds; scores are the mean.
+        seed: Seed for the folds.
+        folds: Number of cross-validation folds.
+        repeats: Repetitions of cross-validation with other folds; scores are the mean.
     """
     counts = np.bincount(problem.labels, minlength=problem.classes)
     # The image of a class with a single one cannot be right when it is left out.

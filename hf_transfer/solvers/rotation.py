@@ -59,7 +59,7 @@ def rotate(
         features: `(images, channels)`.
         weights: `(images,)`: weights of the images in mean, scale and axes; None weighs all alike.
         bias: Whether the head has a bias; without one features are scaled but not centred.
-        dtype: Of the coordinates.
+        dtype: Data type of the coordinates.
 
     Raises:
         ArgumentError: There are too many images and channels for an eigendecomposition.

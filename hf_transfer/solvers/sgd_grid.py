@@ -35,13 +35,13 @@ def sgd_grid(
     """Train one head for each learning rate, all in the same passes over the features, and take the best.
 
     SGD with momentum 0.9, cosine decay and no weight decay on standardised features; each batch is read once for all
-    heads. The learning rate is chosen on a stratified tenth of the images; the head is then trained anew on all.
+    heads. The learning rate is chosen on a stratified tenth of the images; the head is then trained again on all.
 
     Args:
         problem: Features and labels; features are read in batches and may be mapped from a disk.
         learning_rates: For a batch of 256 images; scaled by the batch size.
         bias: Whether the head has a bias.
-        seed: Of the held-out part and of the order of images.
+        seed: Seed for the held-out part and of the order of images.
         epochs: Passes over the features.
         batch_size: Images in one step.
 

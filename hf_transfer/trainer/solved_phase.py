@@ -30,7 +30,7 @@ from hf_transfer.utils.modules import is_inside
 logger = logging.getLogger(__name__)
 
 _OURS = ("hf_transfer.", "transformers.")
-# Images x channels x classes, of which L-BFGS reads the images some seventy times: about ten minutes on one core.
+# Images x channels x classes, where L-BFGS reads the images some seventy times: about ten minutes on one core.
 _LARGEST_FIT = 1e11
 # Features in float32; `sgd` streams them.
 _LARGEST_FEATURES = 8e9

@@ -1,4 +1,4 @@
-"""Privacy: find what tells of a machine, its user or an account, and keep it out of results that may be published."""
+"""Privacy: find what identifies a machine, its user or an account, and keep it out of what may be published."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def sanitise_command(argv: Sequence[str]) -> str:
 
 
 def check_private(data: Any, key: str = "") -> None:
-    """Refuse data that tell of this machine, its user or an account.
+    """Refuse data that identify this machine, its user or an account.
 
     Args:
         data: Plain data; keys of dictionaries are checked, too.
@@ -78,7 +78,7 @@ def check_private(data: Any, key: str = "") -> None:
 
 
 def private_text(text: str) -> str | None:
-    """What a text tells of this machine, its user or an account, such as "an access token"; None if nothing."""
+    """What in a text identifies this machine, its user or an account, such as "an access token"; None if nothing."""
     found = _private_part(text)
     return None if found is None else found[0]
 

@@ -147,8 +147,8 @@ def _without(folder: Path, part: str) -> str:
 
 
 def test_missing_block_is_an_error(tmp_path: Path) -> None:
-    """Weights that are missing beside the head are named, and never silently random."""
-    with pytest.raises(ModelError, match="lacks weights of ViTForImageClassification beside the head.*layers.1"):
+    """Weights that are missing besides the head are named, and never silently random."""
+    with pytest.raises(ModelError, match="lacks weights of ViTForImageClassification other than the head.*layers.1"):
         load_for_training(_without(save_vit(tmp_path / "m"), "layer.1."), ("a", "b"))
 
 
