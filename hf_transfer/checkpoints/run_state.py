@@ -12,7 +12,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from hf_transfer.architectures.lookup import architecture_name
-from hf_transfer.data.identity import data_fingerprint, transform_description
+from hf_transfer.data.identity import data_identity, transform_description
 from hf_transfer.errors import PlanError
 from hf_transfer.plans.plan import TransferPlan
 from hf_transfer.run_files import STATE_FILE
@@ -119,14 +119,14 @@ def run_state(
         batch_size: Images in one optimizer step, over all processes.
         optimizer: Its class and options.
         collator: Makes batches of the training data.
-        data: Identity of the training data, where the caller knows a better one than `data_fingerprint`.
+        data: Identity of the training data, where the caller knows a better one than `data_identity`.
         measures_rates: Whether the learning rates are measured; that of `args` is then only where that fails.
     """
     return RunState(
         plan=plan.to_dict(),
         architecture=architecture_name(model),
         shapes={name: list(parameter.shape) for name, parameter in named_parameters(model)},
-        data=data_fingerprint(dataset) if data is None else data,
+        data=data_identity(dataset) if data is None else data,
         batch_size=batch_size,
         learning_rate=args.learning_rate,
         optimizer=_plain({"class": getattr(optimizer[0], "__name__", str(optimizer[0]))} | _options(optimizer[1])),

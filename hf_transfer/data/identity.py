@@ -30,7 +30,7 @@ _SHOWN = 200  # characters of a long description; the rest is in its hash
 _DEPTH = 3
 
 
-def data_fingerprint(dataset: Any) -> dict[str, Any]:
+def data_identity(dataset: Any) -> dict[str, Any]:
     """A cheap description of training data that is the same in every process and on every machine.
 
     For any data set with a length that and its class. For those of `datasets` also columns, a hash of all columns of
@@ -44,7 +44,7 @@ def data_fingerprint(dataset: Any) -> dict[str, Any]:
     if isinstance(dataset, datasets.Dataset):
         return found | _table_facts(dataset)
     if isinstance(dataset, Subset):
-        return found | {"indices": _digest(list(dataset.indices)), "of": data_fingerprint(dataset.dataset)}
+        return found | {"indices": _digest(list(dataset.indices)), "of": data_identity(dataset.dataset)}
     for name in _LABELS:
         labels = _plain(getattr(dataset, name, None))
         if labels is not None and len(labels) == found.get("length"):

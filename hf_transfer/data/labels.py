@@ -72,7 +72,7 @@ def sorted_names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(distinct, key=lambda name: (_natural(name), name)))
 
 
-def check_trainable(labels: Mapping[str, Sequence[str]]) -> None:
+def check_classes(labels: Mapping[str, Sequence[str]]) -> None:
     """Check that the labels of all splits can be learnt from `train`.
 
     Args:

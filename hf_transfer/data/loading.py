@@ -16,7 +16,7 @@ from hf_transfer.data.checking import CheckedImage, check_images, good_rows
 from hf_transfer.data.columns import find_image_column, find_label_column
 from hf_transfer.data.encoded import encoded_images, image_names
 from hf_transfer.data.image_data import ImageData, SkippedImage
-from hf_transfer.data.labels import check_known, check_none_missing, check_trainable, read_labels, shown, sorted_names
+from hf_transfer.data.labels import check_classes, check_known, check_none_missing, read_labels, shown, sorted_names
 from hf_transfer.data.raw import RawData, RawSplit
 from hf_transfer.data.sources import read_source
 from hf_transfer.data.splits import TEST, TRAIN, VALIDATION, evaluation_split_of, stratified_fifth
@@ -168,7 +168,7 @@ def _check_labels(splits: Mapping[str, _Split], label_names: Sequence[str] | Non
     if label_names is not None:
         check_known(labels, label_names)
     elif require_train:
-        check_trainable(labels)
+        check_classes(labels)
 
 
 def _without_bad_images(

@@ -79,11 +79,11 @@ def candidates(measurements: Measurements) -> tuple[Candidate, ...]:
     at last the one on all layers.
     """
     if not measurements.pretrained:
-        return (from_scratch(measurements), *_probes(measurements))
+        return (from_scratch_candidate(measurements), *_probes(measurements))
     return (*_probes(measurements), *_fine_tunings(measurements))
 
 
-def best_of(found: Sequence[Candidate]) -> Candidate:
+def best_candidate(found: Sequence[Candidate]) -> Candidate:
     """The candidate expected to be the best; the cheaper one of equals."""
     return max(found, key=lambda each: each.gain)  # max gives the first of equals
 
@@ -163,7 +163,7 @@ def _fine_tunings(measurements: Measurements) -> tuple[Candidate, ...]:
     return tuple(found)
 
 
-def from_scratch(measurements: Measurements) -> Candidate:
+def from_scratch_candidate(measurements: Measurements) -> Candidate:
     """Training of all layers from random weights; what it reaches is not known before it was tried."""
     last = measurements.layer(LAST)
     options = priors.from_scratch_options(measurements.images)

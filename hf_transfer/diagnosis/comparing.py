@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hf_transfer.diagnosis.measurements import Interval
-from hf_transfer.diagnosis.probing import Probe
+from hf_transfer.diagnosis.measurements import MeasuredInterval
+from hf_transfer.diagnosis.probing import LayerProbe
 from hf_transfer.evaluation.intervals import CONFIDENCE, resample_count
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -27,7 +27,7 @@ _DRAWS_AT_A_TIME = 2**22
 _FOLDS = 10
 
 
-def gain_over_random(last: Probe, random: Sequence[Probe], seed: int = 0) -> Interval:
+def gain_over_random(last: LayerProbe, random: Sequence[LayerProbe], seed: int = 0) -> MeasuredInterval:
     """What the last layer gains over the best layer of the random twin, as share of what that one gets wrong.
 
     Args:
@@ -40,10 +40,10 @@ def gain_over_random(last: Probe, random: Sequence[Probe], seed: int = 0) -> Int
         found: FloatArray = (accuracies[:, 0] - accuracies[:, 1]) / np.maximum(1 - accuracies[:, 1], _LEAST_ERROR)
         return found
 
-    return _bootstrap([last, best_of(random)], gain, seed)
+    return _bootstrap([last, best_probe(random)], gain, seed)
 
 
-def gain_of_earlier(last: Probe, earlier: Sequence[Probe], seed: int = 0) -> Interval:
+def gain_of_earlier(last: LayerProbe, earlier: Sequence[LayerProbe], seed: int = 0) -> MeasuredInterval:
     """Accuracy of the best earlier layer minus that of the last.
 
     Args:
@@ -51,10 +51,10 @@ def gain_of_earlier(last: Probe, earlier: Sequence[Probe], seed: int = 0) -> Int
         earlier: The probes on the layers before it.
         seed: Seed for the resamples.
     """
-    return _bootstrap([last, best_of(earlier)], lambda a: a[:, 1] - a[:, 0], seed)
+    return _bootstrap([last, best_probe(earlier)], lambda a: a[:, 1] - a[:, 0], seed)
 
 
-def best_of(probes: Sequence[Probe]) -> Probe:
+def best_probe(probes: Sequence[LayerProbe]) -> LayerProbe:
     """The best of several layers, chosen for the images of each fold on those of the others."""
     hits, counted = np.stack([probe.hits for probe in probes]), probes[0].counted
     folds, chosen = np.arange(hits.shape[1]) % _FOLDS, np.zeros(hits.shape[1])
@@ -65,7 +65,7 @@ def best_of(probes: Sequence[Probe]) -> Probe:
     return replace(probes[0], hits=chosen)
 
 
-def slope(half: Probe, full: Probe, seed: int = 0) -> Interval:
+def slope(half: LayerProbe, full: LayerProbe, seed: int = 0) -> MeasuredInterval:
     """Share of the errors that twice the images took away.
 
     Args:
@@ -82,20 +82,22 @@ def slope(half: Probe, full: Probe, seed: int = 0) -> Interval:
     return _bootstrap([half, full], share, seed)
 
 
-def paired_difference(one: Probe, other: Probe) -> tuple[float, float]:
+def paired_difference(one: LayerProbe, other: LayerProbe) -> tuple[float, float]:
     """By how much the first is more accurate, and the standard error of that."""
     difference = (one.hits - other.hits)[one.counted]
     return float(difference.mean()), float(np.sqrt(difference.var() / len(difference)))
 
 
-def _bootstrap(probes: Sequence[Probe], statistic: Callable[[FloatArray], FloatArray], seed: int) -> Interval:
+def _bootstrap(
+    probes: Sequence[LayerProbe], statistic: Callable[[FloatArray], FloatArray], seed: int
+) -> MeasuredInterval:
     """Interval of a statistic of accuracies `(resamples, probes)`."""
     hits = np.stack([probe.hits[probe.counted] for probe in probes], axis=1)
     measured = float(statistic(hits.mean(axis=0)[None])[0])
     resampled = statistic(_resampled_means(hits, seed))
     tail = (1 - CONFIDENCE) / 2
     low, high = (2 * measured - np.quantile(resampled, [1 - tail, tail])).tolist()
-    return Interval(measured, min(low, measured), max(high, measured))
+    return MeasuredInterval(measured, min(low, measured), max(high, measured))
 
 
 def _resampled_means(hits: FloatArray, seed: int) -> FloatArray:

@@ -65,7 +65,7 @@ class Looks:
         return found
 
 
-def look_at(dataset: Any, rows: IntArray) -> Looks | None:
+def looks_of(dataset: Any, rows: IntArray) -> Looks | None:
     """Look at some images; None where a data set does not show them without running it."""
     column = image_column(dataset)
     if column is None:

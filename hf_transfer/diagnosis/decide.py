@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from hf_transfer.diagnosis import reasons, rules
-from hf_transfer.diagnosis.candidates import Candidate, best_of, candidates, difference_error, is_near
+from hf_transfer.diagnosis.candidates import Candidate, best_candidate, candidates, difference_error, is_near
 from hf_transfer.diagnosis.measurements import Measurements
 from hf_transfer.diagnosis.reasons import points
 from hf_transfer.diagnosis.trials import Trials
@@ -187,7 +187,7 @@ def choose(found: Sequence[Candidate], prefer: Prefer, allow_probe_file: bool = 
         allow_probe_file: See `decide`.
     """
     allowed = [each for each in found if each.native or allow_probe_file]
-    best = best_of(allowed)
+    best = best_candidate(allowed)
     return next(each for each in allowed if is_near(each, best, ERRORS_ALLOWED[prefer]))
 
 
@@ -199,7 +199,7 @@ def _is_settled(measurements: Measurements, found: Sequence[Candidate], allow_pr
 def _rejections(
     found: Sequence[Candidate], chosen: Candidate, prefer: Prefer, allow_probe_file: bool
 ) -> tuple[Rejection, ...]:
-    best = best_of([each for each in found if each.native or allow_probe_file])
+    best = best_candidate([each for each in found if each.native or allow_probe_file])
     return tuple(
         Rejection(each.name, _why_not(each, chosen, best, prefer, allow_probe_file))
         for each in found

@@ -14,7 +14,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class Interval:
+class MeasuredInterval:
     """A measured value and its confidence interval of 95 %."""
 
     value: float
@@ -92,7 +92,7 @@ class DataFindings:
 
 
 @dataclass(frozen=True)
-class Costs:
+class PassCosts:
     """Measured throughput and what candidate recipes would cost with it, on this machine.
 
     Attributes:
@@ -137,13 +137,13 @@ class Measurements:
     smallest_class: int
     estimate: str
     layers: tuple[LayerMeasurement, ...]
-    gain_over_random: Interval | None
-    gain_of_earlier: Interval | None
+    gain_over_random: MeasuredInterval | None
+    gain_of_earlier: MeasuredInterval | None
     curve: tuple[CurvePoint, ...]
-    slope: Interval | None
+    slope: MeasuredInterval | None
     gap: float
     data: DataFindings
-    costs: Costs | None = None
+    costs: PassCosts | None = None
     pretrained: bool = True
     seed: int = 0
     twin_sample: int = 0
@@ -193,12 +193,12 @@ class Measurements:
             values["layers"] = tuple(LayerMeasurement(**layer) for layer in data["layers"])
             values["curve"] = tuple(CurvePoint(**point) for point in data["curve"])
             for name in ("gain_over_random", "gain_of_earlier", "slope"):
-                values[name] = None if data[name] is None else Interval(**data[name])
+                values[name] = None if data[name] is None else MeasuredInterval(**data[name])
             findings = dict(data["data"])
             for name in ("noise_suspects", "duplicates"):
                 findings[name] = tuple(tuple(pair) for pair in findings.get(name, ()))
             values["data"] = DataFindings(**findings)
-            values["costs"] = None if data.get("costs") is None else Costs(**data["costs"])
+            values["costs"] = None if data.get("costs") is None else PassCosts(**data["costs"])
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise ArgumentError(f"These are no measurements: {error}.") from error

@@ -17,9 +17,9 @@ from torch.utils.data import Subset
 
 from hf_transfer.data.preprocessing import output_size
 from hf_transfer.diagnosis import comparing
-from hf_transfer.diagnosis.data_checks import look_at, near_duplicates, noise_suspects
+from hf_transfer.diagnosis.data_checks import looks_of, near_duplicates, noise_suspects
 from hf_transfer.diagnosis.measurements import ALL, LAST, CurvePoint, DataFindings, LayerMeasurement, Measurements
-from hf_transfer.diagnosis.probing import Probe, curve, probe, probe_layers
+from hf_transfer.diagnosis.probing import LayerProbe, curve, probe, probe_layers
 from hf_transfer.diagnosis.sampling import IntArray, Sample, draw_sample, image_keys, labels_and_names
 from hf_transfer.diagnosis.timing import timed
 from hf_transfer.diagnosis.twin import CALIBRATION_IMAGES, calibrate, has_statistics, looks_untrained, random_twin
@@ -139,7 +139,7 @@ def features_of(
 ) -> dict[str, FloatArray]:
     """Features of some images, in the order of `rows`; read in that of the data set, as by any other user."""
     order = np.sort(rows)
-    part = dataset if is_all else select(dataset, order)
+    part = dataset if is_all else rows_of(dataset, order)
     found = extract_features(model, part, processor, layers, **options)
     wrong = [name for name, values in found.items() if not np.isfinite(values).all()]
     if wrong:
@@ -179,14 +179,14 @@ def twin_features(
         return None
 
 
-def select(dataset: Any, rows: IntArray) -> Any:
+def rows_of(dataset: Any, rows: IntArray) -> Any:
     """Some images of a data set."""
     if isinstance(dataset, datasets.Dataset):
         return dataset.select(rows.tolist())
     return Subset(dataset, rows.tolist())
 
 
-def judge(features: Mapping[str, FloatArray], labels: IntArray, classes: int, seed: int) -> dict[str, Probe]:
+def judge(features: Mapping[str, FloatArray], labels: IntArray, classes: int, seed: int) -> dict[str, LayerProbe]:
     """A linear classifier on each layer, and on all of them joined."""
     found, joined = probe_layers(list(features.values()), labels, classes, seed)
     probes = dict(zip(features, found, strict=True))
@@ -195,7 +195,7 @@ def judge(features: Mapping[str, FloatArray], labels: IntArray, classes: int, se
     return probes
 
 
-def _probed(features: Mapping[str, FloatArray], labels: IntArray, classes: int, seed: int) -> dict[str, Probe]:
+def _probed(features: Mapping[str, FloatArray], labels: IntArray, classes: int, seed: int) -> dict[str, LayerProbe]:
     if not features:
         return {}
     return dict(zip(features, probe_layers(list(features.values()), labels, classes, seed)[0], strict=True))
@@ -203,13 +203,13 @@ def _probed(features: Mapping[str, FloatArray], labels: IntArray, classes: int, 
 
 def judge_twin(
     features: Mapping[str, FloatArray],
-    probes: Mapping[str, Probe],
+    probes: Mapping[str, LayerProbe],
     random: Mapping[str, FloatArray],
     labels: IntArray,
     twin_rows: IntArray,
     classes: int,
     seed: int,
-) -> dict[str, tuple[Probe, Probe]]:
+) -> dict[str, tuple[LayerProbe, LayerProbe]]:
     """By layer, a linear classifier on the twin's features and one on the model's own, of the same images."""
     part = labels[twin_rows]
     own = dict(probes)
@@ -224,11 +224,11 @@ def find_in_data(
     """What is noticed in the data: of labels by the best layer's features, of images by their thumbnails."""
     suspected = noise_suspects(features, drawn.labels, len(drawn.names))
     doubtful = np.flatnonzero(suspected >= 0)
-    looks = look_at(dataset, drawn.rows if evaluation_dataset is not None else drawn.rows[:_LOOKED_AT])
+    looks = looks_of(dataset, drawn.rows if evaluation_dataset is not None else drawn.rows[:_LOOKED_AT])
     checked, pairs = 0, []
     if evaluation_dataset is not None and looks is not None:
         rows = np.argsort(image_keys(evaluation_dataset, len(evaluation_dataset), 0), kind="stable")[:_MOST_EVALUATION]
-        others = look_at(evaluation_dataset, rows)
+        others = looks_of(evaluation_dataset, rows)
         if others is not None:
             checked = len(rows)
             pairs = [(int(drawn.rows[a]), int(rows[b])) for a, b in near_duplicates(looks, others)]
@@ -245,8 +245,8 @@ def find_in_data(
 def _measurements(
     drawn: Sample,
     features: Mapping[str, FloatArray],
-    probes: Mapping[str, Probe],
-    twin: Mapping[str, tuple[Probe, Probe]],
+    probes: Mapping[str, LayerProbe],
+    twin: Mapping[str, tuple[LayerProbe, LayerProbe]],
     native: Collection[str],
     seed: int,
 ) -> Measurements:
@@ -274,8 +274,8 @@ def _measurements(
 
 def _layer(
     name: str,
-    probes: Mapping[str, Probe],
-    twin: Mapping[str, tuple[Probe, Probe]],
+    probes: Mapping[str, LayerProbe],
+    twin: Mapping[str, tuple[LayerProbe, LayerProbe]],
     features: Mapping[str, FloatArray],
     native: bool,
 ) -> LayerMeasurement:
@@ -297,7 +297,7 @@ def _layer(
     )
 
 
-def _best(probes: Mapping[str, Probe]) -> str:
+def _best(probes: Mapping[str, LayerProbe]) -> str:
     """The best single layer; of equals the first."""
     return max((name for name in probes if name != ALL), key=lambda name: probes[name].accuracy)
 

@@ -35,7 +35,7 @@ _BLOCK_SCORES = 2**22
 
 
 @dataclass(frozen=True)
-class Probe:
+class LayerProbe:
     """Of each image whether it is classified right when it is held out.
 
     Attributes:
@@ -74,7 +74,7 @@ def leaves_one_out(images: int, classes: int) -> bool:
     return images >= FEW_IMAGES * classes or classes > MANY_CLASSES
 
 
-def probe(features: FloatArray, labels: IntArray, classes: int, seed: int = 0, standardise: bool = True) -> Probe:
+def probe(features: FloatArray, labels: IntArray, classes: int, seed: int = 0, standardise: bool = True) -> LayerProbe:
     """Judge features by a linear classifier.
 
     Args:
@@ -92,7 +92,7 @@ def probe(features: FloatArray, labels: IntArray, classes: int, seed: int = 0, s
 
 def probe_layers(
     features: Sequence[FloatArray], labels: IntArray, classes: int, seed: int = 0
-) -> tuple[list[Probe], FloatArray]:
+) -> tuple[list[LayerProbe], FloatArray]:
     """Judge the features of several layers, equal ones once, and put them side by side.
 
     Args:
@@ -119,7 +119,9 @@ def probe_layers(
     return [found[place] for place in first], np.concatenate(parts, axis=1)
 
 
-def _probe(features: FloatArray, axes: _Axes, labels: IntArray, classes: int, seed: int, standardise: bool) -> Probe:
+def _probe(
+    features: FloatArray, axes: _Axes, labels: IntArray, classes: int, seed: int, standardise: bool
+) -> LayerProbe:
     counted = _counted(labels)
     values = regularisations(classes)
     left_out, seen = _on_itself(axes, labels, classes, values)
@@ -131,10 +133,10 @@ def _probe(features: FloatArray, axes: _Axes, labels: IntArray, classes: int, se
         fitted = round(len(labels) * (1 - 1 / FOLDS))
         estimate = f"{FOLDS}-fold cross-validation, {repeats} times"
     best = _best(hits[:, counted])
-    return Probe(_judged_by_others(hits, counted), counted, float(seen[best].mean()), fitted, estimate)
+    return LayerProbe(_judged_by_others(hits, counted), counted, float(seen[best].mean()), fitted, estimate)
 
 
-def curve(features: FloatArray, labels: IntArray, classes: int, full: Probe, seed: int = 0) -> list[Probe]:
+def curve(features: FloatArray, labels: IntArray, classes: int, full: LayerProbe, seed: int = 0) -> list[LayerProbe]:
     """The same classifier fitted to a quarter, to half and to all of the images.
 
     All are judged on the same images. Where one image is left out at a time, parts of the data are fitted to and all
@@ -160,7 +162,7 @@ def curve(features: FloatArray, labels: IntArray, classes: int, full: Probe, see
         else:
             hits = _cross_validated(features, labels, classes, values, seed, _repeats(len(labels)), parts, True)
         judged = _judged_by_others(hits, full.counted)
-        found.append(Probe(judged, full.counted, full.train_accuracy, full.fitted // parts, full.estimate))
+        found.append(LayerProbe(judged, full.counted, full.train_accuracy, full.fitted // parts, full.estimate))
     return [*found, full]
 
 

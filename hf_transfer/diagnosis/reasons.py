@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hf_transfer.diagnosis import rules
-from hf_transfer.diagnosis.candidates import Candidate, best_of, difference_error
-from hf_transfer.diagnosis.measurements import ALL, LAST, Interval, LayerMeasurement, Measurements
+from hf_transfer.diagnosis.candidates import Candidate, best_candidate, difference_error
+from hf_transfer.diagnosis.measurements import ALL, LAST, LayerMeasurement, MeasuredInterval, Measurements
 
 _ALLOWANCE = {
     "fast": "the cheapest that is within two standard errors of the best",
@@ -94,7 +94,7 @@ def _depth(m: Measurements) -> str:
 
 
 def _choice(found: Sequence[Candidate], chosen: Candidate, prefer: str) -> str:
-    best = best_of([each for each in found if each.native or each == chosen])
+    best = best_candidate([each for each in found if each.native or each == chosen])
     how = "measured" if chosen.measured else "expected"
     text = f"Choice: {chosen.name}, {chosen.accuracy:.3f} {how}; of all candidates it is {_ALLOWANCE[prefer]}"
     if chosen.recipe == "from_scratch":
@@ -116,7 +116,7 @@ def _out_of_reach(found: Sequence[Candidate], chosen: Candidate) -> str:
     beyond = [each for each in found if not each.native and each.gain > 0]
     if not beyond or not chosen.native:
         return ""
-    best = best_of(beyond)
+    best = best_candidate(beyond)
     return (
         f"Out of reach: {best.name} has {best.accuracy:.3f} on held-out images, but no ordinary checkpoint of this "
         "architecture can hold it; --allow_probe_file would allow it."
@@ -160,7 +160,7 @@ def _best_earlier(m: Measurements) -> LayerMeasurement | None:
     return min(earlier, key=lambda each: (each.behind_best, each.layer)) if earlier else None
 
 
-def _share(interval: Interval) -> str:
+def _share(interval: MeasuredInterval) -> str:
     """A share and its interval; the sign is told by the words around it."""
     value, low, high = (100 * each for each in (interval.value, interval.low, interval.high))
     if value < 0:

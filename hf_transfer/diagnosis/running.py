@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from hf_transfer.diagnosis import rules
-from hf_transfer.diagnosis.candidates import HEAD, Candidate, from_scratch
+from hf_transfer.diagnosis.candidates import HEAD, Candidate, from_scratch_candidate
 from hf_transfer.diagnosis.decide import Decision, Prefer, decide
 from hf_transfer.diagnosis.measurements import ALL, LAST, Measurements
 from hf_transfer.diagnosis.measuring import measure
@@ -98,7 +98,7 @@ def candidates_to_try(evidence: Measurements, decision: Decision) -> tuple[Candi
     found = [each for each in probes if each.layer in (LAST, ALL) or each in earlier]
     found += [each for each in allowed if each.trained != HEAD]
     if evidence.pretrained and not rules.is_similar(evidence):
-        found.append(from_scratch(evidence))
+        found.append(from_scratch_candidate(evidence))
     return _cheapest_first(found)
 
 

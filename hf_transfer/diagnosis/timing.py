@@ -14,7 +14,7 @@ from torch import nn
 
 from hf_transfer.architectures.lookup import wrap
 from hf_transfer.architectures.selectors import select_groups
-from hf_transfer.diagnosis.measurements import Costs
+from hf_transfer.diagnosis.measurements import PassCosts
 from hf_transfer.features.extraction import extracting
 from hf_transfer.features.reading import model_inputs, pixel_values
 from hf_transfer.features.taps import first_tensor
@@ -46,11 +46,11 @@ class Timing:
     training: float
     prefix: float
 
-    def costs(self, images: int) -> Costs:
+    def costs(self, images: int) -> PassCosts:
         """Expected seconds of the candidates for a number of training images."""
         once, epoch = images * self.forward, images * self.training
         suffix = EPOCHS * epoch * (1 - self.prefix)
-        return Costs(
+        return PassCosts(
             self.forward,
             self.training,
             {

@@ -76,7 +76,7 @@ class TrialRuns:
                 data_collator=collate,
                 train_dataset=self._rows(fit, augmentation),
                 processing_class=self._processor,
-                plan=shortened(get(candidate.recipe, **candidate.options), share),
+                plan=shorter_plan(get(candidate.recipe, **candidate.options), share),
             )
             trainer.train()
             logits = trainer.predict(self._rows(held_out, None)).predictions
@@ -111,7 +111,7 @@ def folds_of(labels: npt.NDArray[np.integer[Any]], seed: int) -> list[tuple[Any,
     return split[:1] if len(labels) >= ENOUGH else split
 
 
-def shortened(plan: TransferPlan, share: float) -> TransferPlan:
+def shorter_plan(plan: TransferPlan, share: float) -> TransferPlan:
     """A plan with the same phases at a share of their length, at least one step each."""
     return replace(plan, phases=tuple(_shortened(phase, share) for phase in plan.phases))
 

@@ -12,7 +12,7 @@ from torch import nn
 from hf_transfer.architectures.layer_groups import LayerGroup
 from hf_transfer.feature_cache.costs import Costs
 from hf_transfer.feature_cache.cut import Cut
-from hf_transfer.feature_cache.packing import Layout
+from hf_transfer.feature_cache.packing import RowLayout
 from hf_transfer.features.extraction import Columns
 from hf_transfer.features.fingerprints import tensor_names
 from hf_transfer.features.norm_fusion import FUSION_IMAGES, NormFusion
@@ -42,7 +42,7 @@ class CutColumns:
         self.constants: Sequence[torch.Tensor] = ()
         self._autocast = autocast
         self._fusion = fusion
-        self._layout: Layout | None = None
+        self._layout: RowLayout | None = None
 
     def __call__(self, rows: Sequence[Row]) -> Columns:
         device = next(self.cut.model.parameters()).device
@@ -53,7 +53,7 @@ class CutColumns:
             captured = self.cut.capture(images)
         self.constants = captured.constants
         if self._layout is None:
-            self._layout = Layout.of(captured, rows[0])
+            self._layout = RowLayout.of(captured, rows[0])
             self.facts |= {"layout": self._layout.to_dict(), "constants": len(captured.constants)}
         return self._layout.columns(captured, rows)
 

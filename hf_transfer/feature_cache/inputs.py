@@ -14,7 +14,7 @@ from hf_transfer.errors import DataError
 from hf_transfer.feature_cache.packing import without_image
 from hf_transfer.features.cache_folder import CacheFolder
 from hf_transfer.features.fingerprints import (
-    data_fingerprint,
+    content_fingerprint,
     fingerprint,
     transform_fingerprint,
     transform_of,
@@ -55,7 +55,7 @@ def known_inputs(dataset: Any, collator: Callable[[Any], Any], folder: CacheFold
     Raises:
         DataError: The images cannot be stored, and why.
     """
-    data = data_fingerprint(dataset)
+    data = content_fingerprint(dataset)
     transform = None if data is None else transform_fingerprint(transform_of(dataset))
     known = None if transform is None else fingerprint({"data": data, "transform": transform, "versions": versions()})
     collated = None if known is None else transform_fingerprint(collator)

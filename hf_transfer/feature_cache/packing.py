@@ -30,7 +30,7 @@ _STORED_AS = {torch.bfloat16: torch.float32}
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowLayout:
     """How a captured row is stored.
 
     Attributes:
@@ -45,7 +45,7 @@ class Layout:
     keys: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, captured: Captured, row: Row) -> Layout:
+    def of(cls, captured: Captured, row: Row) -> RowLayout:
         """The layout for captured tensors and for a row of the data set."""
         last = tuple(
             t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last) and not t.is_contiguous()
@@ -60,7 +60,7 @@ class Layout:
         return {"dtypes": list(self.dtypes), "channels_last": list(self.channels_last), "keys": list(self.keys)}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Layout:
+    def from_dict(cls, data: Mapping[str, Any]) -> RowLayout:
         """Inverse of `to_dict`."""
         keys = tuple((str(key), str(kind)) for key, kind in data["keys"])
         return cls(tuple(data["dtypes"]), tuple(data["channels_last"]), keys)
@@ -103,7 +103,7 @@ class Packer:
 
     def __init__(self, store: FeatureStore, images: int, stamp: int) -> None:
         self.store = store
-        self.layout = Layout.from_dict(store.entry.facts["layout"])
+        self.layout = RowLayout.from_dict(store.entry.facts["layout"])
         self.images = images
         self.stamp = stamp
         self.width = store.entry.dtype.itemsize + _TRAILER.itemsize

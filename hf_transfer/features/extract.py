@@ -19,7 +19,7 @@ from hf_transfer.errors import ArgumentError, ModelError
 from hf_transfer.features.cache_folder import CacheFolder
 from hf_transfer.features.extraction import Columns, default_batch_size, extracting, fill
 from hf_transfer.features.fingerprints import (
-    data_fingerprint,
+    content_fingerprint,
     fingerprint,
     tensor_names,
     transform_fingerprint,
@@ -141,7 +141,7 @@ def _kept_layers(cache: CacheFolder, source: str, wanted: tuple[str, ...]) -> tu
 
 def _known(model: nn.Module, images: Any, wrapper: ModelWrapper) -> dict[str, Any] | None:
     """Fingerprints of all that the features depend on; None where one cannot be known."""
-    data = data_fingerprint(images)
+    data = content_fingerprint(images)
     transform = None if data is None else transform_fingerprint(transform_of(images))
     if transform is None:
         logger.info("This data set or its transform has no fingerprint: features are not kept for later runs.")

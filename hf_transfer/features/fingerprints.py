@@ -72,7 +72,7 @@ def transform_fingerprint(transform: Any) -> str | None:
         return None
 
 
-def data_fingerprint(dataset: Any) -> str | None:
+def content_fingerprint(dataset: Any) -> str | None:
     """Fingerprint of the rows of a data set: their order, images and other columns; images are not decoded.
 
     Images that are files are known by path, size and time of change, as `make` knows them.

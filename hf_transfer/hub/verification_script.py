@@ -45,7 +45,9 @@ def compare(repo_id: str, revision: str, folder: str, samples: str | None = None
         model.model.float()  # the stored weights are compared, in an arithmetic in which that can be told
     images = made_images(mode_of(published.image_processor))
     outputs = [logits_of(model, images) for model in (published, local)]
-    labels = [labels_of(model, images, logits) for model, logits in zip((published, local), outputs, strict=True)]
+    labels = [
+        predicted_labels(model, images, logits) for model, logits in zip((published, local), outputs, strict=True)
+    ]
     with open(hf_hub_download(repo_id, "README.md", revision=revision), encoding="utf-8") as file:  # noqa: PTH123
         card = ModelCard(file.read())
     found = {
@@ -101,7 +103,7 @@ def logits_of(model: Any, images: Any) -> Any:
         return torch.cat([model.model(**model.image_processor([i], return_tensors="pt")).logits for i in images])
 
 
-def labels_of(model: Any, images: Any, logits: Any) -> list[str]:
+def predicted_labels(model: Any, images: Any, logits: Any) -> list[str]:
     """The most probable labels; a pipeline's own answers for colour images, which it makes of all others, too."""
     if images[0].mode == "RGB":
         return [answer[0]["label"] for answer in model(images)]

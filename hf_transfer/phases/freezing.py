@@ -124,6 +124,7 @@ class Freezer:
         self._held.clear()
 
 
+# Named so, since pickle finds a bound method by the name of its function.
 def train(module: nn.Module, mode: bool = True) -> nn.Module:
     """Stand-in for a frozen module's `train` method: the module and all in it stay in eval mode."""
     return type(module).train(module, False)

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from transformers.trainer_utils import RemoveColumnsCollator
 
 from hf_transfer.data import collate, eval_transform, train_transform
-from hf_transfer.data.identity import data_fingerprint, transform_description
+from hf_transfer.data.identity import data_identity, transform_description
 from tests.helpers import labelled_images
 from tests.helpers.training import RandomImages
 
@@ -32,11 +32,11 @@ def _data(folder: str, labels: list[int], names: str = "ab") -> Any:
 
 def test_data_fingerprint_tells_data_apart_and_not_their_place() -> None:
     """Length, labels and content count; folder, transform and process do not."""
-    first = data_fingerprint(_data("/here", [0, 1]))
+    first = data_identity(_data("/here", [0, 1]))
     moved = _data("/there", [0, 1]).with_transform(lambda rows: rows)
-    assert data_fingerprint(moved) == first
-    assert data_fingerprint(_data("/here", [1, 0])) != first
-    assert data_fingerprint(_data("/here", [0, 1], "ac")) != first
+    assert data_identity(moved) == first
+    assert data_identity(_data("/here", [1, 0])) != first
+    assert data_identity(_data("/here", [0, 1], "ac")) != first
 
 
 def test_every_column_of_numbers_or_text_counts_whole() -> None:
@@ -49,28 +49,28 @@ def test_every_column_of_numbers_or_text_counts_whole() -> None:
         "several": [[i % 3, 1] for i in range(1000)],
         "file": [f"/here/{i}.png" for i in range(1000)],
     }
-    first = data_fingerprint(Dataset.from_dict(columns))
+    first = data_identity(Dataset.from_dict(columns))
     others: dict[str, Any] = {"fine_label": 9, "score": 0.1, "species": "t", "flag": None, "several": [5], "file": "x"}
     for name, value in others.items():
         changed = [*columns[name]]
         changed[500] = value
-        assert data_fingerprint(Dataset.from_dict(columns | {name: changed})) != first, name
+        assert data_identity(Dataset.from_dict(columns | {name: changed})) != first, name
     moved = [f"/there/{i}.png" for i in range(1000)]
-    assert data_fingerprint(Dataset.from_dict(columns | {"file": moved})) == first
+    assert data_identity(Dataset.from_dict(columns | {"file": moved})) == first
     features = Features({"image": Image(), "n": Value("int32")})
     data = Dataset.from_dict({"image": [None] * 4, "n": [1, 2, 3, 4]}, features=features)
-    assert data_fingerprint(data.select([0, 2])) != data_fingerprint(data.select([0, 3]))
+    assert data_identity(data.select([0, 2])) != data_identity(data.select([0, 3]))
 
 
 def test_torch_data_sets_are_known_by_class_length_and_labels() -> None:
     """Labels that a data set holds count, and which rows a subset has; the pixels do not."""
     first, second = RandomImages(8), RandomImages(8)
     second.pixels = second.pixels + 1
-    assert data_fingerprint(first) == data_fingerprint(second)
+    assert data_identity(first) == data_identity(second)
     second.labels = second.labels.flip(0)
-    assert data_fingerprint(first) != data_fingerprint(second)
-    assert data_fingerprint(first).keys() == {"type", "length", "labels"}
-    assert data_fingerprint(Subset(first, [0, 1])) != data_fingerprint(Subset(first, [0, 2]))
+    assert data_identity(first) != data_identity(second)
+    assert data_identity(first).keys() == {"type", "length", "labels"}
+    assert data_identity(Subset(first, [0, 1])) != data_identity(Subset(first, [0, 2]))
 
 
 def test_transforms_are_described_without_chance() -> None:

@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_transfer.data.labels import check_known, check_trainable, read_labels, shown, sorted_names
+from hf_transfer.data.labels import check_classes, check_known, read_labels, shown, sorted_names
 from hf_transfer.errors import DataError
 
 
@@ -70,9 +70,9 @@ def test_sorting_is_a_total_order_of_distinct_names(names: list[str]) -> None:
 
 def test_splits_are_compared_by_name() -> None:
     """All splits must be learnable from train, and known to the model."""
-    check_trainable({"train": ["a", "b"], "test": ["b"]})
+    check_classes({"train": ["a", "b"], "test": ["b"]})
     with pytest.raises(DataError, match=r"test has labels that train has not: 'c' \(2 images\)"):
-        check_trainable({"train": ["a", "b"], "test": ["c", "c"]})
+        check_classes({"train": ["a", "b"], "test": ["c", "c"]})
     check_known({"test": ["a"]}, ["a", "b"])
     with pytest.raises(DataError, match="Several classes of the model have the same name: 'a'"):
         check_known({"test": ["a"]}, ["a", "a"])

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from hf_transfer.diagnosis.comparing import best_of, gain_of_earlier, gain_over_random, paired_difference, slope
-from hf_transfer.diagnosis.probing import Probe
+from hf_transfer.diagnosis.comparing import best_probe, gain_of_earlier, gain_over_random, paired_difference, slope
+from hf_transfer.diagnosis.probing import LayerProbe
 
 
-def _probe(hits: object) -> Probe:
+def _probe(hits: object) -> LayerProbe:
     hits = np.asarray(hits, float)
-    return Probe(hits, np.ones(len(hits), bool), 1.0, len(hits), "")
+    return LayerProbe(hits, np.ones(len(hits), bool), 1.0, len(hits), "")
 
 
-def _drawn(accuracies: list[float], images: int, seed: int, shared: float = 0.6) -> list[Probe]:
+def _drawn(accuracies: list[float], images: int, seed: int, shared: float = 0.6) -> list[LayerProbe]:
     """Layers that mostly err on the same images."""
     generator = np.random.default_rng(seed)
     common = generator.random(images)
@@ -30,7 +30,7 @@ def test_choosing_the_best_of_equal_layers_is_no_gain() -> None:
     for seed in range(100):
         last, *earlier = _drawn([0.8] * 9, 200, seed)
         above += gain_of_earlier(last, earlier, seed).low > 0
-        chosen.append(best_of(earlier).accuracy - last.accuracy)
+        chosen.append(best_probe(earlier).accuracy - last.accuracy)
         naive.append(max(probe.accuracy for probe in earlier) - last.accuracy)
     assert above <= 12
     assert abs(np.mean(chosen)) < 0.013

@@ -10,7 +10,7 @@ import PIL.Image
 import pytest
 
 from hf_transfer.demo import demo_data_folder
-from hf_transfer.diagnosis.data_checks import Looks, look_at, near_duplicates, noise_suspects
+from hf_transfer.diagnosis.data_checks import Looks, looks_of, near_duplicates, noise_suspects
 from tests.helpers.training import RandomImages
 
 
@@ -20,7 +20,7 @@ def _data(images: list[bytes]) -> datasets.Dataset:
 
 
 def _looks(images: list[bytes]) -> Looks:
-    found = look_at(_data(images), np.arange(len(images)))
+    found = looks_of(_data(images), np.arange(len(images)))
     assert found is not None
     return found
 
@@ -111,4 +111,4 @@ def test_few_or_equal_images_are_not_suspected() -> None:
 
 def test_data_that_must_be_run_are_not_looked_at() -> None:
     """Without a column of encoded images there is nothing to look at."""
-    assert look_at(RandomImages(4), np.arange(4)) is None
+    assert looks_of(RandomImages(4), np.arange(4)) is None

@@ -7,12 +7,12 @@ import json
 import pytest
 
 from hf_transfer.diagnosis.measurements import (
-    Costs,
     CurvePoint,
     DataFindings,
-    Interval,
     LayerMeasurement,
+    MeasuredInterval,
     Measurements,
+    PassCosts,
 )
 from hf_transfer.errors import ArgumentError
 
@@ -29,13 +29,13 @@ def measurements(images: int = 200, classes: int = 2) -> Measurements:
             LayerMeasurement("block.0", 8, 0.7, 0.04, 0.8, 0.05, 0.02, 0.6),
             LayerMeasurement("last", 16, 0.75, 0.04, 0.9, 0.0, 0.0, 0.5, native=True),
         ),
-        gain_over_random=Interval(0.4, 0.2, 0.6),
-        gain_of_earlier=Interval(-0.05, -0.1, 0.0),
+        gain_over_random=MeasuredInterval(0.4, 0.2, 0.6),
+        gain_of_earlier=MeasuredInterval(-0.05, -0.1, 0.0),
         curve=(CurvePoint(50, 0.7, 0.05), CurvePoint(100, 0.75, 0.04)),
-        slope=Interval(0.16, 0.0, 0.3),
+        slope=MeasuredInterval(0.16, 0.0, 0.3),
         gap=0.15,
         data=DataFindings({"a": 100, "b": 100}, ((3, "b"),), ((1, 2),), 50, 1.0, 0.5),
-        costs=Costs(0.01, 0.03, {"linear_probe": 2.0}),
+        costs=PassCosts(0.01, 0.03, {"linear_probe": 2.0}),
     )
 
 
@@ -63,7 +63,7 @@ def test_an_interval_holds_its_value() -> None:
     """Bounds on the wrong side, and values that are not finite, raise."""
     for broken in ((1.0, 2.0, 3.0), (float("nan"), 0.0, 1.0)):
         with pytest.raises(ArgumentError, match="interval"):
-            Interval(*broken)
+            MeasuredInterval(*broken)
 
 
 def test_an_unknown_layer_is_refused_with_those_measured() -> None:

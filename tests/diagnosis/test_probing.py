@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from hf_transfer.diagnosis import probing
-from hf_transfer.diagnosis.probing import FOLDS, Probe, curve, leaves_one_out, probe, probe_layers, regularisations
+from hf_transfer.diagnosis.probing import (
+    FOLDS,
+    LayerProbe,
+    curve,
+    leaves_one_out,
+    probe,
+    probe_layers,
+    regularisations,
+)
 from hf_transfer.errors import DataError
 from hf_transfer.solvers import Problem, ridge
 from hf_transfer.solvers.ridge import RidgePath
@@ -127,6 +135,6 @@ def test_many_classes_are_left_out_singly() -> None:
 def test_a_probe_states_its_error() -> None:
     """The standard error is that of a share."""
     hits = np.r_[np.ones(75), np.zeros(25)]
-    found = Probe(hits, np.ones(100, bool), 1.0, 99, "")
+    found = LayerProbe(hits, np.ones(100, bool), 1.0, 99, "")
     assert found.accuracy == 0.75
     assert found.standard_error == pytest.approx((0.75 * 0.25 / 100) ** 0.5)

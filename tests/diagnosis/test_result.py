@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from hf_transfer.diagnosis.decide import decide
-from hf_transfer.diagnosis.measurements import Costs, DataFindings
+from hf_transfer.diagnosis.measurements import DataFindings, PassCosts
 from hf_transfer.diagnosis.result import Diagnosis
 from hf_transfer.diagnosis.trials import Trial, Trials
 from hf_transfer.errors import ArgumentError
@@ -47,7 +47,7 @@ def test_what_it_offers_is_what_was_decided() -> None:
 def test_the_description_has_layers_reasons_warnings_and_cost() -> None:
     """All that a person should see is printed, also label names that look like markup."""
     data = DataFindings({"[red]a": 10, "b": 100}, (), ((1, 2),), 50, 1.0, 1.0)
-    text = diagnosis(data=data, costs=Costs(0.05, 0.2, {})).description()
+    text = diagnosis(data=data, costs=PassCosts(0.05, 0.2, {})).description()
     for expected in ("block.1", "last", "Size: 500 images", "Similarity:", "Choice:", "nearly the same", "macro F1"):
         assert expected in text
     assert "Expected cost on this machine" in text

@@ -13,7 +13,7 @@ from hf_transfer.diagnosis import running
 from hf_transfer.diagnosis.candidates import EVERYTHING, HEAD, Candidate
 from hf_transfer.diagnosis.decide import decide
 from hf_transfer.diagnosis.measurements import Measurements
-from hf_transfer.diagnosis.trial_runs import ENOUGH, TrialRuns, folds_of, shortened
+from hf_transfer.diagnosis.trial_runs import ENOUGH, TrialRuns, folds_of, shorter_plan
 from hf_transfer.errors import ArgumentError, DataError
 from tests.helpers import tiny
 from tests.helpers.diagnosed import measured
@@ -100,7 +100,7 @@ def test_folds() -> None:
 def test_plans_are_shortened_phase_by_phase() -> None:
     """Epochs and steps are scaled, at least one step is left, and what has no length keeps none."""
     phases = (ht.Phase("a", "head", epochs=4), ht.Phase("b", "all", max_steps=1), ht.Phase("c", "all"))
-    found = shortened(ht.TransferPlan(phases), 0.25)
+    found = shorter_plan(ht.TransferPlan(phases), 0.25)
     assert [(each.epochs, each.max_steps) for each in found.phases] == [(1.0, None), (None, 1), (None, None)]
 
 

@@ -8,15 +8,15 @@ from typing import Any
 from hf_transfer.diagnosis.measurements import (
     ALL,
     LAST,
-    Costs,
     CurvePoint,
     DataFindings,
-    Interval,
     LayerMeasurement,
+    MeasuredInterval,
     Measurements,
+    PassCosts,
 )
 
-COSTS = Costs(forward_seconds=0.01, train_seconds=0.04, recipes={})
+COSTS = PassCosts(forward_seconds=0.01, train_seconds=0.04, recipes={})
 
 
 def measured(
@@ -69,10 +69,10 @@ def measured(
         "smallest_class": int(per_class),
         "estimate": "leave-one-out",
         "layers": tuple(layers),
-        "gain_over_random": Interval(*known) if pretrained else None,
-        "gain_of_earlier": Interval(difference, difference - 1.96 * error, difference + 1.96 * error),
+        "gain_over_random": MeasuredInterval(*known) if pretrained else None,
+        "gain_of_earlier": MeasuredInterval(difference, difference - 1.96 * error, difference + 1.96 * error),
         "curve": (CurvePoint(max(images // 2, 1), last - 0.05, 0.02), CurvePoint(images, last, 0.02)),
-        "slope": None if slope is None else Interval(*slope),
+        "slope": None if slope is None else MeasuredInterval(*slope),
         "gap": gap,
         "data": DataFindings({str(index): int(per_class) for index in range(classes)}),
         "costs": COSTS,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from hf_transfer.models.lineage import lineage_of
 from hf_transfer.models.loading import load_trained
+from hf_transfer.models.origins import lineage_of
 from hf_transfer.plans import recipes
 from hf_transfer.reporting.card import render_card
 from tests.helpers.card_records import changed, metadata, record
