@@ -21,7 +21,7 @@ from hf_transfer.errors import ArgumentError, DataError
 from hf_transfer.hub.access import explained
 from hf_transfer.hub.retrying import TRANSIENT, retried
 from hf_transfer.reporting.card_metadata import hub_dataset
-from hf_transfer.reporting.card_tables import drawn_split
+from hf_transfer.reporting.facts import drawn_split
 from hf_transfer.run_files import EVAL_RESULTS, WIDGET_IMAGES
 
 _LONGEST_SIDE = 512

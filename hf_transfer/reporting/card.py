@@ -5,24 +5,17 @@ What the record does not know is left out; nothing is guessed, and no placeholde
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote
 
 import jinja2
 
 from hf_transfer.errors import ArgumentError, OutputError
-from hf_transfer.evaluation import EvaluationReport
-from hf_transfer.reporting import card_tables as tables
-from hf_transfer.reporting import card_training
 from hf_transfer.reporting.card_metadata import (
     INHERITED_LICENSE,
-    hub_base,
-    hub_dataset,
     inherited_license,
     initial_weights,
     make_metadata,
@@ -31,6 +24,9 @@ from hf_transfer.reporting.card_metadata import (
     users_license,
     validate_metadata,
 )
+from hf_transfer.reporting.card_sections import introduction, sections
+from hf_transfer.reporting.card_usage import probe_file_note
+from hf_transfer.reporting.markdown import escape
 from hf_transfer.run_files import CARD_NAME
 from hf_transfer.utils.files import write_atomically
 from hf_transfer.utils.hub_ids import is_repo_id
@@ -40,12 +36,7 @@ __all__ = ["CARD_NAME", "PublishedFacts", "adopt_edits", "render_card", "validat
 
 _USER_START, _USER_END = "<!-- user:start -->", "<!-- user:end -->"
 _USER_BLOCK = f"{_USER_START}\n{_USER_END}"
-_HUB = "https://huggingface.co/"
 _NO_FIGURES: Mapping[str, str] = MappingProxyType({})
-# Figures of the training and of the diagnosis; all others belong to the evaluation.
-_TRAINING_FIGURES = ("layer_plan", "learning_rate_range", "learning_curves")
-_DIAGNOSIS_FIGURES = ("accuracy_by_depth",)
-_OTHER_FIGURES = (*_TRAINING_FIGURES, *_DIAGNOSIS_FIGURES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,37 +87,19 @@ def render_card(
     if repo_id is not None and not is_repo_id(repo_id):
         raise ArgumentError(f"repo_id must be an id on the Hub such as owner/name, found {repo_id!r}.")
     title = _title(record) if repo_id is None else repo_id.rpartition("/")[2]
-    body = _template().render(
-        record=record,
-        title=title,
-        repo_id=repo_id,
-        revision=published.revision,
-        source=repo_id or "path/to/this/folder",
-        mode=tables.image_mode(record["preprocessing"]),
-        timm_source=_timm_source(repo_id, published.revision),
-        init=initial_weights(record),
-        base_name=_base_name(record),
-        lineage=None if record["base_model"]["on_hub"] else hub_base(record),
-        data_name=_data_name(record),
-        plan=record["training"]["plan"],
-        labels=record["data"]["label_names"],
-        reports=_reports(record),
-        evaluation_figures=_images(
-            {k: v for k, v in figures.items() if k not in (*_TRAINING_FIGURES, *_DIAGNOSIS_FIGURES)}
-        ),
-        training_figures=_images({k: figures[k] for k in _TRAINING_FIGURES if k in figures}),
-        diagnosis=diagnosis_of(record),
-        diagnosis_figures=_images({k: figures[k] for k in _DIAGNOSIS_FIGURES if k in figures}),
-        limitations=(limitations or "").strip(),
-        checkpoint_step=published.checkpoint_step,
-        inherited_license=inherited_license(record) if license is None else None,
+    metadata = make_metadata(record, title, license, published.widget).strip()
+    card = _template().render(
+        metadata=metadata,
+        title=escape(title),
+        introduction=introduction(record),
+        note=probe_file_note(record),
         user_block=_USER_BLOCK,
-        t=tables,
-        training=card_training,
+        inherited_license=inherited_license(record) if license is None else None,
+        sections=sections(
+            record, figures, (limitations or "").strip(), repo_id, published.revision, published.checkpoint_step
+        ),
     )
-    # Sections that are left out leave their blank lines behind.
-    body = re.sub(r"\n{3,}", "\n\n", body).strip()
-    return f"---\n{make_metadata(record, title, license, published.widget).strip()}\n---\n\n{body}\n"
+    return f"{card.strip()}\n"
 
 
 def write_card(
@@ -226,9 +199,8 @@ def _template() -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        autoescape=False,  # HTML's escapes do not protect Markdown; every text goes through escape() or code()
+        autoescape=False,  # HTML's escapes do not protect Markdown; `markdown` has escaped every text
     )
-    environment.filters |= {"md": tables.escape, "code": tables.code, "fence": _fenced}
     return environment.get_template("card.md.j2")
 
 
@@ -239,60 +211,6 @@ def _title(record: Mapping[str, Any]) -> str:
     made = "trained from scratch" if initial_weights(record) == "random" else made
     name = record["data"].get("name")
     return " ".join(f"{base} {made} on {name}".split()) if name else f"{base} {made}"
-
-
-def diagnosis_of(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """What a diagnosis said of the recipe: "scenario", "recipe", "reasons"; None for a run that was told its plan."""
-    found = record.get("diagnosis")
-    return found if isinstance(found, Mapping) and found.get("reasons") else None
-
-
-def _timm_source(repo_id: str | None, revision: str | None) -> str:
-    if repo_id is None:
-        return "local-dir:path/to/this/folder"
-    return f"hf-hub:{repo_id}@{revision}" if revision else f"hf-hub:{repo_id}"
-
-
-def _base_name(record: Mapping[str, Any]) -> str:
-    base = record["base_model"]
-    if not origin_is_known(record):
-        return ""
-    name = tables.escape(base["id"])
-    return f"[{name}]({_HUB}{base['id']})" if base["on_hub"] and is_repo_id(base["id"]) else name
-
-
-def _data_name(record: Mapping[str, Any]) -> str:
-    name, hub_id = tables.escape(record["data"].get("name") or ""), hub_dataset(record)
-    return f"[{name or tables.escape(hub_id)}]({_HUB}datasets/{hub_id})" if hub_id else name
-
-
-def _reports(record: Mapping[str, Any]) -> list[EvaluationReport]:
-    """Evaluations, that of the evaluation split first."""
-    first = record["data"]["evaluation_split"]
-    found = sorted(record["evaluation"].items(), key=lambda item: item[0] != first)
-    return [EvaluationReport.from_dict(report) for _, report in found]
-
-
-def _images(figures: Mapping[str, str]) -> list[str]:
-    return [f"![{tables.escape(_words(name))}]({quote(_relative(path))})" for name, path in figures.items()]
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").capitalize()
-
-
-def _relative(path: str) -> str:
-    absolute = PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute()
-    if absolute or ".." in PurePosixPath(path).parts or "\\" in path:
-        raise ArgumentError(f"A figure's path must be relative to the card, with slashes, found {path!r}.")
-    return path
-
-
-def _fenced(text: str, language: str) -> str:
-    """A block of code whose fence is longer than any run of backticks in it."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _existing(path: Path) -> str:

@@ -16,7 +16,7 @@ from hf_transfer.errors import ArgumentError, OutputError
 from hf_transfer.plans import recipes
 from hf_transfer.plans.plan import TransferPlan
 from hf_transfer.reporting.card import render_card, validate_metadata, write_card
-from hf_transfer.reporting.card_training import FULL_TABLE_GROUPS
+from hf_transfer.reporting.training_facts import FULL_TABLE_GROUPS
 from hf_transfer.utils.clock import duration
 from tests.helpers.card_records import PLANS, changed, metadata, record, report, section, tables_in
 

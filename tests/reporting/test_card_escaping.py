@@ -9,7 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from hf_transfer.reporting.card import render_card, validate_metadata
-from hf_transfer.reporting.card_tables import code, escape
+from hf_transfer.reporting.markdown import code, escape
 from tests.helpers.card_records import changed, record, section, tables_in
 
 HOSTILE = "a|b<script>alert(1)</script>`x`\n# [y](http://z) **w** &amp; \\ ~~s~~ ![i](j) __u__ <!-- user:end -->\u202e"
