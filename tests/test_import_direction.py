@@ -95,6 +95,17 @@ def test_contributing_shows_the_order() -> None:
     assert re.findall(r"^\| `(\w+)(?:/|\.py)`", table, re.MULTILINE) == [name for name in ORDER if name != "__main__"]
 
 
+def test_contributing_names_files_that_exist() -> None:
+    """Each Python file in CONTRIBUTING.md is there, by its path in the package or in the clone, or by its name."""
+    root = PACKAGE.parent
+    named = re.findall(r"`([\w/]+\.py)`", (root / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    tree = [
+        path for folder in ("hf_transfer", "tests", "scripts", "benchmarks") for path in (root / folder).rglob("*.py")
+    ]
+    assert len(named) > 20
+    assert not [name for name in named if not any(f"/{path.relative_to(root)}".endswith(f"/{name}") for path in tree)]
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_point_to_earlier_modules(name: str) -> None:
     """At the top, inside functions and for types alone, a module imports only what comes before it."""
