@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from hf_transfer.errors import DataError, OutputError
 from hf_transfer.evaluation.results import check_label_names
 from hf_transfer.evaluation.scores import TOP_K, FloatArray, check_predictions, log_softmax, row_blocks, score_images
+from hf_transfer.utils.files import replacing
 
 _ALL_PROBABILITIES_CLASSES = 100
 
@@ -24,7 +24,7 @@ def most_confident_errors(logits: npt.ArrayLike, labels: npt.ArrayLike, limit: i
     Args:
         logits: `(images, classes)`.
         labels: Class indices `(images,)`.
-        limit: At most so many; 12 fill one figure.
+        limit: Largest number of indices; 12 fill one figure.
     """
     scores = score_images(logits, labels)
     wrong = np.flatnonzero(~scores.correct)
@@ -66,22 +66,18 @@ def write_predictions(
         raise DataError(f"Expected a name for each of {len(targets)} images, found {len(names)}.")
     schema = _schema(scores.shape[1], label_names)
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(temporary, schema) as writer:
+        with replacing(target) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             for rows in row_blocks(*scores.shape):
                 columns = _columns(
                     names[rows], np.exp(log_softmax(scores[rows])), targets[rows], label_names, scores[rows]
                 )
                 writer.write_table(pa.table(columns, schema=schema))
-        temporary.replace(target)
     except OSError as error:
         raise OutputError(
             f"Cannot write the predictions to {target}: {error}. Check space and permissions."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _schema(classes: int, label_names: Sequence[str]) -> Any:

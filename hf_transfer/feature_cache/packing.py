@@ -21,6 +21,7 @@ from hf_transfer.feature_cache.cut import Captured
 from hf_transfer.features.extraction import Columns
 from hf_transfer.features.reading import PIXELS, Row
 from hf_transfer.features.store import FeatureStore
+from hf_transfer.utils.files import replacing
 
 CONSTANTS_FILE = "constants.safetensors"
 _KEY = "key:"
@@ -154,9 +155,8 @@ def stamps(packed: torch.Tensor) -> set[int]:
 
 def save_constants(folder: Path, constants: Sequence[torch.Tensor]) -> None:
     """Keep tensors that are the same for all images next to the rows."""
-    temporary = folder / f".{CONSTANTS_FILE}.tmp"
-    save_file({f"{n:03d}": c.detach().cpu().contiguous().clone() for n, c in enumerate(constants)}, temporary)
-    temporary.replace(folder / CONSTANTS_FILE)
+    with replacing(folder / CONSTANTS_FILE) as temporary:
+        save_file({f"{n:03d}": c.detach().cpu().contiguous().clone() for n, c in enumerate(constants)}, temporary)
 
 
 def load_constants(folder: Path) -> list[torch.Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -17,13 +16,12 @@ from torch import nn
 
 from hf_transfer.architectures.lookup import architecture_name
 from hf_transfer.data.columns import is_image_feature
+from hf_transfer.utils.environment import COMPUTING, versions_of
 from hf_transfer.utils.foreign import config_of
 from hf_transfer.utils.hashing import digests
 
-# Whose versions change pixels or features in the last digits.
 # To be raised where the same model and images give other digits than before; 2: batch normalisation is fused.
 _COMPUTATION = "2"
-_DISTRIBUTIONS = ("torch", "torchvision", "transformers", "timm", "pillow", "numpy")
 # What a configuration says about the head, the labels and the origin of a checkpoint changes no feature.
 _NOT_OF_THE_BODY = frozenset(
     (
@@ -61,7 +59,7 @@ def tensor_names(model: nn.Module) -> list[str]:
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that features are computed with, and of our own way of computing them."""
-    return {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS} | {"computation": _COMPUTATION}
+    return versions_of(COMPUTING) | {"computation": _COMPUTATION}
 
 
 def transform_fingerprint(transform: Any) -> str | None:

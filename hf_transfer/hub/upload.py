@@ -6,6 +6,7 @@ import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -76,35 +77,87 @@ def send(
         PublishError: The Hub refused, or could not be reached in several attempts; nothing was changed there.
         ArgumentError: The Hub refused the card.
     """
-    hashes = upload.hashes()
     try:
         if create_pr and author is not None:
             for pull in _open_pull_requests(api, repo_id, author):
-                if (done := _already_there(api, repo_id, hashes, upload, pull, None)) is not None:
+                if (done := _Sending(api, repo_id, upload, pull).done()) is not None:
                     return done
-        known = _pull_requests(api, repo_id) if create_pr else frozenset()
+        known = _pull_requests(api, repo_id) if create_pr else None
+        sending = _Sending(api, repo_id, upload, branch, known)
         first = _head(api, repo_id, branch)
-        for attempt in range(ATTEMPTS):
-            done = _already_there(api, repo_id, hashes, upload, branch, known if create_pr else None)
-            if done is not None:
-                return done
-            head = _head(api, repo_id, branch)
-            _check_untouched(first, head, hashes, repo_id)
-            try:
-                return _commit(api, repo_id, upload, branch, create_pr, head)
-            except RepositoryNotFoundError:
-                raise
-            except TRANSIENT as error:
-                conflict = status_of(error) == _CONFLICT
-                if attempt == ATTEMPTS - 1 or not (conflict or may_pass(error)):
-                    done = _already_there(api, repo_id, hashes, upload, branch, known if create_pr else None)
-                    if done is not None:
-                        return done
-                    raise
-                wait(0 if conflict else attempt, f"the commit to {repo_id}", error)
+        for number in range(ATTEMPTS):
+            made = sending.attempt(first, is_last=number == ATTEMPTS - 1)
+            if isinstance(made, Commit):
+                return made
+            wait(0 if _is_conflict(made) else number, f"the commit to {repo_id}", made)
     except TRANSIENT as error:
         raise explained(error, repo_id) from error
-    raise AssertionError("unreachable")
+    raise AssertionError("the last attempt returns a commit or raises")
+
+
+@dataclass(frozen=True)
+class _Sending:
+    """The same files for the same place, over all attempts.
+
+    Attributes:
+        api: The client.
+        repo_id: The repository.
+        upload: What to commit.
+        branch: Where to.
+        known: The pull requests before the first attempt, where a new one is opened; else None.
+    """
+
+    api: HfApi
+    repo_id: str
+    upload: Upload
+    branch: str
+    known: frozenset[str] | None = None
+
+    @cached_property
+    def hashes(self) -> dict[str, tuple[str, str]]:
+        """As `Upload.hashes`, read once."""
+        return self.upload.hashes()
+
+    def attempt(self, first: ModelInfo, is_last: bool) -> Commit | Exception:
+        """Commit once.
+
+        Args:
+            first: The head before the first attempt.
+            is_last: A failure is raised, unless the commit was made nevertheless.
+
+        Returns:
+            The commit, or a failure after which another attempt may succeed.
+        """
+        if (done := self.done()) is not None:
+            return done
+        head = _head(self.api, self.repo_id, self.branch)
+        _check_untouched(first, head, self.hashes, self.repo_id)
+        try:
+            return _commit(self.api, self.repo_id, self.upload, self.branch, self.known is not None, head)
+        except RepositoryNotFoundError:
+            raise
+        except TRANSIENT as error:
+            if not is_last and (_is_conflict(error) or may_pass(error)):
+                return error
+            if (done := self.done()) is None:
+                raise
+            return done
+
+    def done(self) -> Commit | None:
+        """The commit that holds all files: the head of the branch, or that of a pull request that was not known."""
+        opened = None if self.known is None else sorted(_pull_requests(self.api, self.repo_id) - self.known)
+        for name in [self.branch] if opened is None else opened:
+            head = _head(self.api, self.repo_id, name)
+            remote = _remote_hashes(head)
+            same = all(remote.get(path) in pair for path, pair in self.hashes.items())
+            if same and not set(self.upload.stale) & set(remote) and head.sha:
+                return Commit(head.sha, name)
+        return None
+
+
+def _is_conflict(error: Exception) -> bool:
+    """Whether somebody else committed meanwhile."""
+    return status_of(error) == _CONFLICT
 
 
 def is_there(api: HfApi, repo_id: str, upload: Upload, revision: str = "main") -> bool:
@@ -114,7 +167,7 @@ def is_there(api: HfApi, repo_id: str, upload: Upload, revision: str = "main") -
         PublishError: The Hub refused or could not be reached.
     """
     try:
-        return _already_there(api, repo_id, upload.hashes(), upload, revision, None) is not None
+        return _Sending(api, repo_id, upload, revision).done() is not None
     except TRANSIENT as error:
         raise explained(error, repo_id) from error
 
@@ -206,25 +259,6 @@ def _head(api: HfApi, repo_id: str, branch: str) -> ModelInfo:
     return retried(
         lambda: api.model_info(repo_id, revision=branch, files_metadata=True), f"reading the head of {repo_id}"
     )
-
-
-def _already_there(
-    api: HfApi,
-    repo_id: str,
-    hashes: Mapping[str, tuple[str, str]],
-    upload: Upload,
-    branch: str,
-    known: frozenset[str] | None,
-) -> Commit | None:
-    """The commit that holds all files: the head of the branch, or, with `known`, that of a newer pull request."""
-    branches = [branch] if known is None else sorted(_pull_requests(api, repo_id) - known)
-    for name in branches:
-        head = _head(api, repo_id, name)
-        remote = _remote_hashes(head)
-        same = all(remote.get(path) in pair for path, pair in hashes.items())
-        if same and not set(upload.stale) & set(remote) and head.sha:
-            return Commit(head.sha, name)
-    return None
 
 
 def _check_untouched(first: ModelInfo, head: ModelInfo, hashes: Mapping[str, tuple[str, str]], repo_id: str) -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from hf_transfer.utils.files import replacing
 from hf_transfer.utils.foreign import configured, timm_settings
 
 _TIMM_PREFIX = "timm_model."
@@ -54,9 +55,8 @@ def strip_timm_prefix(folder: str | Path) -> None:
     weights = load_file(path)
     if not all(name.startswith(_TIMM_PREFIX) for name in weights):
         return
-    temporary = path.with_suffix(".tmp")
-    save_file({n.removeprefix(_TIMM_PREFIX): w for n, w in weights.items()}, temporary, metadata={"format": "pt"})
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file({n.removeprefix(_TIMM_PREFIX): w for n, w in weights.items()}, temporary, metadata={"format": "pt"})
 
 
 def is_timm_model(model: nn.Module) -> bool:

@@ -39,6 +39,7 @@ _TEXTS = (
 INHERITED_LICENSE = re.compile(r"^<!-- The licence is that of the base model: (\S+) -->\n", re.MULTILINE)
 """The mark in a card that tells an inherited licence from one that a user gave."""
 _LICENSE_DETAILS = ("license_name", "license_link")
+_LICENSE_KEYS = ("license", *_LICENSE_DETAILS)
 _OF_THE_RUN = (
     "library_name",
     "pipeline_tag",
@@ -141,37 +142,55 @@ def merge_metadata(ours: str, existing_card: str, keep_license: bool) -> str:
             model stays only where ours has none and both cards name the same base model.
 
     Returns:
-        YAML. A user's tags are kept beside ours; results, metrics, base model, data sets, library and task are ours
-        alone, as they tell of the run; name and link of a licence go with it; every other key of the existing card
-        is kept.
+        YAML. A user's tags are added to ours. Results, metrics, base model, data sets, library and task describe the
+        run and are ours alone. Name and link of a licence stay with it. Every other key of the existing card is kept.
     """
     try:
         theirs = _parsed(existing_card)
     except ArgumentError:
         return ours
-    merged = dict(yaml.safe_load(ours))
-    before = dict(merged)
-    same_base = merged.get("base_model") == theirs.get("base_model")
-    inherited = users_license(existing_card) is None
-    keep_license = keep_license and (("license" not in merged and same_base) if inherited else True)
-    if isinstance(theirs.get("widget"), list):
-        # Images that an earlier publication made are not there any more if this one does not make them.
-        theirs["widget"] = [example for example in theirs["widget"] if WIDGET_IMAGES not in str(example)]
-    same_license = merged.get("license") == theirs.get("license")
-    if keep_license:  # with its own name and link, or none
-        merged = {key: value for key, value in merged.items() if key not in _LICENSE_DETAILS}
-    for key, value in theirs.items():
-        if key == "widget" and not value:
-            continue
-        of_license = key in ("license", *_LICENSE_DETAILS)
-        if of_license and not keep_license and not same_license:
-            continue
-        if key == "tags" and isinstance(value, list):
-            added = [tag for tag in value if tag not in _TAGS_OF_THE_RUN]
-            merged[key] = list(dict.fromkeys([*merged.get(key, []), *added]))
-        elif (of_license and keep_license) or key not in (*_OF_THE_RUN, *before):
-            merged[key] = value
-    return ours if merged == before else yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)
+    own = dict(yaml.safe_load(ours))
+    keep = keep_license and _may_keep_license(own, theirs, existing_card)
+    found = _others(own, theirs) | _tags(own, theirs) | _license_keys(own, theirs, keep)
+    # Ours first, in our order; the name of a licence that is kept stands with the other keys of the user.
+    order = dict.fromkeys([*(key for key in own if not (keep and key in _LICENSE_DETAILS)), *theirs])
+    merged = {key: found[key] for key in order if key in found}
+    return ours if merged == own else yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)
+
+
+def _may_keep_license(own: Mapping[str, Any], theirs: Mapping[str, Any], existing_card: str) -> bool:
+    """Whether the existing card's licence is the user's, or was inherited from the same base model and is missing."""
+    if users_license(existing_card) is not None:
+        return True
+    return "license" not in own and own.get("base_model") == theirs.get("base_model")
+
+
+def _others(own: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Our keys, and what a user added under other names."""
+    added = {key: value for key, value in theirs.items() if key not in (*_OF_THE_RUN, *_LICENSE_KEYS, *own)}
+    if isinstance(added.get("widget"), list):
+        # Images that an earlier publication made are gone if this one does not make them.
+        added["widget"] = [example for example in added["widget"] if WIDGET_IMAGES not in str(example)]
+    if not added.get("widget"):
+        added.pop("widget", None)
+    return {key: value for key, value in own.items() if key not in _LICENSE_KEYS} | added
+
+
+def _tags(own: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Our tags with those that a user added."""
+    if not isinstance(theirs.get("tags"), list):
+        return {}
+    added = [tag for tag in theirs["tags"] if tag not in _TAGS_OF_THE_RUN]
+    return {"tags": list(dict.fromkeys([*own.get("tags", []), *added]))}
+
+
+def _license_keys(own: Mapping[str, Any], theirs: Mapping[str, Any], keep: bool) -> dict[str, Any]:
+    """The licence with its own name and link, which belong together."""
+    ours = {key: own[key] for key in _LICENSE_KEYS if key in own}
+    given = {key: theirs[key] for key in _LICENSE_KEYS if key in theirs}
+    if keep:
+        return {key: value for key, value in ours.items() if key not in _LICENSE_DETAILS} | given
+    return given | ours if ours.get("license") == given.get("license") else ours
 
 
 def users_license(card_text: str) -> str | None:

@@ -15,6 +15,7 @@ from hf_transfer.evaluation import EvaluationReport
 from hf_transfer.evaluation.tables import FULL_TABLE_CLASSES, SHOWN_AT_EACH_END, worst_and_best
 from hf_transfer.figures.alt_text import ALT_TEXT
 from hf_transfer.reporting import facts, training_facts
+from hf_transfer.utils.files import replacing
 
 _CAPTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -48,7 +49,8 @@ def write_report(
         page = render_report(run, evaluation, figures)
         path.parent.mkdir(parents=True, exist_ok=True)
         # A label from a file name that is not UTF-8 holds lone surrogates, which no UTF-8 file can.
-        path.write_bytes(page.encode("utf-8", "replace"))
+        with replacing(path) as temporary:
+            temporary.write_bytes(page.encode("utf-8", "replace"))
     except OSError as error:
         raise OutputError(f"Cannot write the report {path}: {error}. Check space and permissions.") from error
 

@@ -39,8 +39,8 @@ class RunRecord:
         command: As from `hf_transfer.utils.privacy.sanitise_command`.
         versions: As from `collect_versions`.
         hardware: As from `collect_hardware`.
-        seed: Of the training.
-        split_seed: Of the split into training and evaluation images.
+        seed: Seed of the training.
+        split_seed: Seed of the split into training and evaluation images.
         base_model: "id" (None where the origin of the weights is not known), "on_hub", "revision", "architecture",
             "library", "parameters", "license".
         data: `hf_transfer.data.ImageData.to_dict()`.
@@ -73,8 +73,8 @@ class RunRecord:
     created: str = field(default_factory=utc_now)
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            object.__setattr__(self, item.name, _plain(getattr(self, item.name), item.name))
+        for name, value in list(vars(self).items()):
+            object.__setattr__(self, name, _plain(value, name))
         for name, kind in {
             "command": str,
             "created": str,
@@ -82,11 +82,11 @@ class RunRecord:
             "split_seed": int,
             "log_history": list,
         }.items():
-            _check_kind(name, getattr(self, name), kind)
+            _check_kind(name, vars(self)[name], kind)
         if self.diagnosis is not None:
             _check_kind("diagnosis", self.diagnosis, dict)
         for name, required in _REQUIRED.items():
-            part = getattr(self, name)
+            part = vars(self)[name]
             _check_kind(name, part, dict)
             missing = [key for key in required if key not in part]
             if missing:
@@ -94,9 +94,7 @@ class RunRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {"schema": SCHEMA, "created": self.created} | {
-            item.name: getattr(self, item.name) for item in fields(self)
-        }
+        return {"schema": SCHEMA, "created": self.created} | vars(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RunRecord:

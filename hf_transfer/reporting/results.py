@@ -24,6 +24,7 @@ from hf_transfer.reporting.card import write_card
 from hf_transfer.reporting.html_report import write_report
 from hf_transfer.reporting.record import RunRecord
 from hf_transfer.run_files import DEPTHS_FIGURE, EVALUATION_FILE, PLAN_FILE, RECORD, REPORT, SKIPPED_FILE
+from hf_transfer.utils.files import write_atomically
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -66,7 +67,7 @@ def write_results(
         plan = data["training"]["plan"]
         if plan is not None:
             stated = plan if data["diagnosis"] is None else plan | {"diagnosis": data["diagnosis"]}
-            (folder / PLAN_FILE).write_text(json.dumps(stated, indent=2) + "\n", encoding="utf-8")
+            write_atomically(folder / PLAN_FILE, json.dumps(stated, indent=2) + "\n")
         for position, result in enumerate(results):
             name = "predictions.parquet" if position == 0 else f"predictions_{result.report.split}.parquet"
             _write_predictions(folder / name, result)
@@ -76,7 +77,7 @@ def write_results(
         (folder / SKIPPED_FILE).unlink(missing_ok=True)
         if skipped:
             listed = json.dumps([asdict(image) for image in skipped], indent=2)
-            (folder / SKIPPED_FILE).write_text(listed + "\n", encoding="utf-8")
+            write_atomically(folder / SKIPPED_FILE, listed + "\n")
     except OSError as error:
         raise OutputError(f"The results cannot be written to {folder}: {error}. The model there is whole.") from error
 
@@ -91,7 +92,7 @@ def write_evaluation(folder: Path, result: SplitResult) -> None:
         figures = folder / "figures"
         figures.mkdir(parents=True, exist_ok=True)
         text = json.dumps(result.report.to_dict(), indent=2)
-        (folder / EVALUATION_FILE).write_text(text + "\n", encoding="utf-8")
+        write_atomically(folder / EVALUATION_FILE, text + "\n")
         _write_predictions(folder / "predictions.parquet", result)
         confusion_matrix(result.report, figures / "confusion_matrix.png")
         _write_mistakes(figures / "worst_mistakes.png", result)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-_DISTRIBUTIONS = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "transformers": "transformers",
-    "timm": "timm",
-    "datasets": "datasets",
-    "accelerate": "accelerate",
-    "evaluate": "evaluate",
-    "huggingface_hub": "huggingface-hub",
-    "hf_transfer_learning": "hf-transfer-learning",
-}
+RECORDED = (
+    *("torch", "torchvision", "transformers", "timm", "datasets", "accelerate", "evaluate", "huggingface_hub"),
+    "hf_transfer_learning",
+)
+"""Distributions that a result depends on; records and cards state their versions."""
+COMPUTING = ("torch", "torchvision", "transformers", "timm", "pillow", "numpy")
+"""Distributions whose versions change pixels or features in the last digits; the feature store keeps them apart."""
 
 
 def utc_now() -> str:
@@ -27,15 +25,18 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def collect_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that a result depends on; what is not installed is left out."""
-    versions = {"python": platform.python_version()}
-    for name, distribution in _DISTRIBUTIONS.items():
-        try:
-            versions[name] = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+def versions_of(distributions: Iterable[str]) -> dict[str, str]:
+    """Versions of distributions by name, without those that are not installed."""
+    versions = {}
+    for name in distributions:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     return versions
+
+
+def collect_versions() -> dict[str, str]:
+    """Versions of Python and of what is `RECORDED`."""
+    return {"python": platform.python_version()} | versions_of(RECORDED)
 
 
 def collect_hardware(world_size: int = 1, device: str | None = None) -> dict[str, Any]:

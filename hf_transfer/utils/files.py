@@ -5,10 +5,37 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from hf_transfer.errors import OutputError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A file to write to, which takes the place of another one when it is complete.
+
+    After a failure the other file is unchanged.
+
+    Args:
+        path: The file to replace or to make, in an existing folder.
+
+    Yields:
+        The file to write; it need not exist.
+    """
+    target = Path(path)
+    # Not tempfile: only the owner may read its files, and os.replace keeps that.
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # a crash of the machine must not leave an empty file under the final name
+        temporary.replace(target)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: str | Path, text: str) -> None:
@@ -17,32 +44,16 @@ def write_atomically(path: str | Path, text: str) -> None:
     Raises:
         OutputError: The file cannot be written.
     """
-    target = Path(path)
-    # Not tempfile: its files can be read by their owner alone, and os.replace keeps that.
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise OutputError(
-            f"{target} cannot be written: {error.strerror or error}. Check the space on the disk and your permission."
+            f"{path} cannot be written: {error.strerror or error}. Check the space on the disk and your permission."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, data: Any) -> None:
     """Write plain data so that the file is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(data, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump(data, file)
