@@ -69,7 +69,7 @@ RUNS = {
 
 
 def command(name: str, output: Path) -> list[str]:
-    """The command of one run, to be started beside the folders of `MODEL` and `DATA`."""
+    """The command of one run, to be started in the folder that holds `MODEL` and `DATA`."""
     flags = {"model_name_or_path": MODEL, "dataset": DATA, "output_dir": str(output)} | COMMON | RUNS[name]
     words = ["-m", "hf_transfer", "train", *(word for flag, value in flags.items() for word in (f"--{flag}", value))]
     if name != "two_ranks":

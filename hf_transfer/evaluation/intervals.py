@@ -49,7 +49,7 @@ def bootstrap_intervals(scores: ImageScores, seed: int = 0) -> dict[str, Interva
 
     Args:
         scores: At least one image.
-        seed: Of the resampling; fixed, so that one model has one interval.
+        seed: Seed of the resampling; fixed, so that one model has one interval.
 
     Returns:
         Lower and upper bound by the name of the metric; each interval holds the metric's own value.

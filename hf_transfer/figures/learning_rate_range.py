@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _PANELS_IN_A_ROW = 3
-# Losses of the diverging end, so many times the first loss, would leave no height for the valley.
+# Losses of the diverging end above this multiple of the first loss would leave no height for the valley.
 _HEIGHT = 1.6
 
 

@@ -23,11 +23,11 @@ class Target:
     """Where to publish.
 
     Attributes:
-        repo_id: With its owner.
-        private: The visibility that it has; that was asked for if it is not there yet.
-        exists: Whether the repository is there.
-        files: What it holds, besides what the Hub puts there itself.
-        user: Who is logged in.
+        repo_id: "owner/name".
+        private: The repository's visibility; the wanted one if it does not exist.
+        exists: Whether the repository exists.
+        files: Its files without those that the Hub itself adds.
+        user: Name of the logged-in user.
     """
 
     repo_id: str
@@ -38,7 +38,7 @@ class Target:
 
 
 def check_target(repo_id: str, private: bool = True, api: HfApi | None = None) -> Target:
-    """Check login, rights, namespace and visibility; sends nothing but questions.
+    """Check login, rights, namespace and visibility; nothing is uploaded.
 
     Args:
         repo_id: "owner/name", or "name" for the logged-in user's.
@@ -47,8 +47,8 @@ def check_target(repo_id: str, private: bool = True, api: HfApi | None = None) -
 
     Raises:
         ArgumentError: `repo_id` has the wrong form.
-        PublishError: There is no login, the token may not write or not there, or the repository is public although a
-            private one is wanted.
+        PublishError: There is no login, the token may not write to the repository, or the repository is public
+            although a private one is wanted.
     """
     if not is_repo_id(repo_id):
         raise ArgumentError(f"The repository must be an id on the Hub such as owner/name, found {repo_id!r}.")
@@ -69,7 +69,7 @@ def check_target(repo_id: str, private: bool = True, api: HfApi | None = None) -
 
 
 def look_again(api: HfApi, made: Target, private: bool) -> Target:
-    """A repository that was just made, as it is: the Hub's rules, or somebody else, may have made another one.
+    """Look at a repository that was just made, which the Hub's rules or somebody else may have made otherwise.
 
     Args:
         api: Client.
@@ -87,7 +87,7 @@ def look_again(api: HfApi, made: Target, private: bool) -> Target:
 
 
 def warn_of_visibility(target: Target, private: bool) -> None:
-    """Say that a repository is private although a public one is wanted."""
+    """Warn if a repository is private although a public one is wanted."""
     if target.exists and target.private and not private:
         logger.warning(
             "%s is private and stays so, although a public repository was asked for. Make it public in its settings "
@@ -97,11 +97,11 @@ def warn_of_visibility(target: Target, private: bool) -> None:
 
 
 def explained(error: Exception, repo_id: str) -> PublishError:
-    """An error of the Hub or the network in our words; a token is never in it."""
+    """An error of the Hub or the network, with what to do about it and without any token."""
     status = status_of(error)
     if isinstance(error, RepositoryNotFoundError):
         return PublishError(
-            f"The repository {repo_id} is not there, or was deleted meanwhile, or this login may not see it."
+            f"The repository {repo_id} does not exist, was deleted meanwhile, or is hidden from this login."
         )
     if status == 401 or isinstance(error, PermissionError):
         return PublishError(f"The Hub does not accept the token: it is wrong, expired or revoked. {LOG_IN}.")
@@ -115,7 +115,7 @@ def explained(error: Exception, repo_id: str) -> PublishError:
 
 
 def unforeseen(error: Exception, repo_id: str) -> PublishError:
-    """An error that nobody thought of, while publishing; a token is never in it."""
+    """An unexpected error while publishing, without any token."""
     return PublishError(f"Publishing to {repo_id} broke off with {type(error).__name__}: {_without_token(error)}.")
 
 

@@ -33,8 +33,7 @@ _METRIC = "accuracy"
 def stage_widget_images(images: Sequence[str], target: Path, repo_id: str) -> list[dict[str, str]]:
     """Write example images for the model page.
 
-    They are drawn anew: upright, at most 512 pixels a side, without what a camera writes beside the pixels, such as
-    the place.
+    They are encoded again: upright, at most 512 pixels a side, and without the camera's metadata, such as the place.
 
     Args:
         images: Paths. The names of the files, without their ending, are the titles of the examples.
@@ -42,7 +41,7 @@ def stage_widget_images(images: Sequence[str], target: Path, repo_id: str) -> li
         repo_id: Where they will be.
 
     Returns:
-        The card's `widget`, whose addresses hold once the files are on the main branch.
+        The card's `widget`, whose addresses are valid once the files are on the main branch.
 
     Raises:
         ArgumentError: There are too many, or one cannot be read.
@@ -67,7 +66,7 @@ def stage_widget_images(images: Sequence[str], target: Path, repo_id: str) -> li
 def write_eval_results(record: Mapping[str, Any], task: str, target: Path, api: HfApi) -> str:
     """Write `.eval_results/*.yaml`, from which the Hub fills the leaderboard of a benchmark.
 
-    Whether the Hub has registered the data set, too, as a benchmark cannot be asked; that it declares the task can.
+    The data set must declare the task. Whether the Hub has registered it as a benchmark cannot be asked.
 
     Args:
         record: Content of `run.json`.

@@ -15,7 +15,7 @@ from hf_transfer.errors import ArgumentError, PublishError, TransferError
 from hf_transfer.hub.access import Target, check_target, look_again, unforeseen, warn_of_visibility
 from hf_transfer.hub.scan import scan
 from hf_transfer.hub.staging import Contents, Staged, is_ours, refuse_probe, stage
-from hf_transfer.hub.upload import Upload, is_there, make_repository, published_card, send, set_tag
+from hf_transfer.hub.upload import Commit, Upload, is_there, make_repository, published_card, send, set_tag
 from hf_transfer.hub.verification import Verification, verify
 from hf_transfer.run_files import SAMPLES, SAMPLES_INDEX
 
@@ -27,12 +27,12 @@ class Publication:
     """What was published, or, after a dry run, what would be.
 
     Attributes:
-        repo_id: With its owner.
-        private: Whether it is private.
-        files: What was sent.
+        repo_id: "owner/name".
+        private: Whether the repository is private.
+        files: What was uploaded.
         revision: Hash of the commit; None after a dry run.
-        url: Of the commit or pull request; None after a dry run.
-        pull_request: Number of the pull request, if it is one.
+        url: Address of the commit or pull request; None after a dry run.
+        pull_request: Number of the pull request, if there is one.
         verification: None if it was not asked for.
         tag: Set on the commit, and pinned by the card's examples; None for a pull request, whose commit is not what
             will be on the main branch.
@@ -67,28 +67,27 @@ def publish(
 ) -> Publication:
     """Publish a finished run on the Hub, in one commit, and load it back from there.
 
-    The examples of the card pin a tag that is named by a hash of the content and set on the commit. What is on the
-    main branch already is not sent again: only what is missing, such as the tag, is made up for. Nor is what an open
-    pull request of the same user holds.
+    The examples of the card pin a tag that is named by a hash of the content and set on the commit. Nothing is
+    uploaded twice: if the main branch, or an open pull request of the same user, holds the content already, only what
+    is missing, such as the tag, is added.
 
-    The login is that of `hf auth login` or `HF_TOKEN`; there is no argument for a token, which would end up in a
-    command's history or a file. The folder is not changed. What was written between the marks of the card in the
-    repository, and into its metadata, is kept.
+    The login comes from `hf auth login` or `HF_TOKEN`. There is no argument for a token, which would end up in a
+    command's history or a file. The folder is not changed. What users wrote between the marks of the repository's
+    card, and into its metadata, is kept.
 
     Args:
         folder: `output_dir` of a run, or another folder with a model and a card.
         repo_id: "owner/name", or "name" for the logged-in user's.
-        private: Make a private repository; one that exists and is public is then refused. One that exists and is
-            private stays so.
-        create_pr: By pull request. None does so for a repository that holds something already.
-        dry_run: Check and stage everything, send nothing.
+        private: Make a private repository, and refuse an existing public one. An existing private one stays private.
+        create_pr: Open a pull request. None opens one if the repository holds something already.
+        dry_run: Check and stage everything, upload nothing.
         verify: Load the published model in a fresh process without hf_transfer, and compare logits: with the folder's
             model on made images, and with the trainer's own on the evaluation images that the run keeps, if any.
         license: The Hub's identifier of the licence; None keeps the card's, else takes the base model's.
         limitations: Markdown for the card's section of that name.
         include_examples: Also publish what shows images of the data or their names: the figure of the worst mistakes,
             the predictions and the report.
-        include_checkpoint: Also publish the last checkpoint, from which others can go on: optimizer, schedule and
+        include_checkpoint: Also publish the last checkpoint, from which others can resume: optimizer, schedule and
             random numbers as safetensors and JSON, without any pickle, in the folder "checkpoint".
         widget_images: Image files that everybody may see, as examples for the widget of the model page; their names
             are the titles.
@@ -135,15 +134,16 @@ def publish(
                 set_tag(api, target.repo_id, upload, tag, commit.revision)
             samples = folder / SAMPLES if (folder / SAMPLES / SAMPLES_INDEX).is_file() else None
             found = _verified(target, commit.revision, staged.folder, api.endpoint, samples) if verify else None
-    except PublishError as error:
-        raise PublishError(f"{error} {_advice(folder, repo_id, private, asked_pr, contents)}") from error
     except Exception as error:
-        if not sending:
+        if not (sending or isinstance(error, PublishError)):
             raise
-        advice = _advice(folder, repo_id, private, asked_pr, contents)
-        if isinstance(error, ArgumentError):  # the Hub refused the card
-            raise ArgumentError(f"{error} {advice}") from error
-        raise PublishError(f"{unforeseen(error, repo_id)} {advice}") from error
+        raise _advised(error, repo_id, _advice(folder, repo_id, private, asked_pr, contents)) from error
+    return _publication(target, staged, commit, api.endpoint, found, tag)
+
+
+def _publication(
+    target: Target, staged: Staged, commit: Commit, endpoint: str, found: Verification | None, tag: str | None
+) -> Publication:
     pull = _PULL_REQUEST.fullmatch(commit.branch)
     place = f"discussions/{pull[1]}" if pull else f"tree/{commit.revision}"
     return Publication(
@@ -151,11 +151,19 @@ def publish(
         target.private,
         staged.files,
         commit.revision,
-        f"{api.endpoint}/{target.repo_id}/{place}",
+        f"{endpoint}/{target.repo_id}/{place}",
         int(pull[1]) if pull else None,
         found,
         tag,
     )
+
+
+def _advised(error: Exception, repo_id: str, advice: str) -> PublishError | ArgumentError:
+    """The error with the command to try again."""
+    if isinstance(error, ArgumentError):  # the Hub refused the card
+        return ArgumentError(f"{error} {advice}")
+    known = error if isinstance(error, PublishError) else unforeseen(error, repo_id)
+    return PublishError(f"{known} {advice}")
 
 
 def _made(api: HfApi, target: Target, private: bool) -> Target:

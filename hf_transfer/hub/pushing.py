@@ -31,8 +31,8 @@ class _Push:
     """One push of a checkpoint.
 
     Attributes:
-        number: Pushes of a run are counted.
-        checkpoint: Its folder.
+        number: Position among the pushes of the run.
+        checkpoint: The checkpoint's folder.
         message: Title of the commit.
         places: Where in the repository: "" for the model at its root, or the name of a folder for a checkpoint.
     """
@@ -46,11 +46,11 @@ class _Push:
 class TrainingPush:
     """The pushes of one run to one repository.
 
-    What the repository held before the run is not touched: then the run's commits go into one pull request.
+    What the repository held before the run is not touched: in that case all commits of the run are one pull request.
 
     Attributes:
-        target: As found before training.
-        failures: What went wrong with pushes in the background, in order.
+        target: The repository as found before training.
+        failures: Errors of pushes in the background, in order.
     """
 
     def __init__(self, repo_id: str, private: bool = True) -> None:
@@ -77,7 +77,7 @@ class TrainingPush:
 
     @property
     def is_running(self) -> bool:
-        """Whether a push is on its way."""
+        """Whether a push is running."""
         return self._running is not None and not self._running.done()
 
     def checkpoint(
@@ -85,15 +85,15 @@ class TrainingPush:
     ) -> None:
         """Push a checkpoint's model in the background.
 
-        The files are copied first, so that training may remove the checkpoint meanwhile. There is no card yet: one
-        that told of results would be wrong. What fails is owed, until a later push to the same place arrives or
-        `make_up` sends it.
+        The files are copied first, so that training may remove the checkpoint meanwhile. There is no card yet: its
+        results would be wrong. A push that fails is owed until a later push to the same place succeeds or `make_up`
+        sends it.
 
         Args:
             checkpoint: Folder with the model and its processor.
             message: Title of the commit.
             folder_in_repo: Also push model, plan and log into this folder, such as "last-checkpoint".
-            always: Also while another push is on its way; else this one is owed.
+            always: Also while another push is running; else this one is owed.
         """
         self._count += 1
         push = _Push(self._count, checkpoint, message, ("", *([folder_in_repo] if folder_in_repo else [])))
@@ -108,14 +108,14 @@ class TrainingPush:
         self._running = self._worker.submit(self._send_noting, push, staged, files)
 
     def finish(self) -> tuple[str, ...]:
-        """Wait for what is on its way; returns what went wrong since the last call."""
+        """Wait for the running push; returns the failures since the last call."""
         if self._running is not None:
             self._running.result()
         failures, self.failures = tuple(self.failures), []
         return failures
 
     def make_up(self) -> tuple[str, ...]:
-        """Send what is owed, after what is on its way, from the checkpoints' own folders.
+        """Send what is owed from the checkpoints' own folders, after the running push.
 
         Returns:
             What is still missing and why, one line for each checkpoint.
@@ -139,12 +139,12 @@ class TrainingPush:
         return tuple(missing)
 
     def publish(self, folder: Path, message: str, **options: Any) -> Publication:
-        """Publish the finished run, after what is on its way and what is owed.
+        """Publish the finished run, after the running push and what is owed.
 
         Arguments and errors are those of `hf_transfer.publish`.
 
         Raises:
-            PublishError: Also where the model was published, but a folder of a checkpoint could not be sent.
+            PublishError: Also if the model was published, but a folder of a checkpoint could not be sent.
         """
         if failures := self.finish():
             logger.warning("Pushes during training that failed are made up for now: %s", " | ".join(failures))
@@ -160,7 +160,7 @@ class TrainingPush:
             **options,
         )
         if made.pull_request is not None:
-            self._goes_on_in(f"refs/pr/{made.pull_request}")
+            self._continue_on(f"refs/pr/{made.pull_request}")
         if missing and made.revision is not None:
             raise PublishError(
                 f"{made.repo_id} was published at revision {made.revision}, but {'; '.join(missing)} is missing. "
@@ -182,7 +182,7 @@ class TrainingPush:
     def _send_noting(self, push: _Push, staged: Path, files: list[str]) -> None:
         try:
             self._send(push, staged, files)
-        except Exception as error:  # in a thread: nobody else would hear of it
+        except Exception as error:  # in a thread, where an error is otherwise lost
             self._note(push, error)
 
     def _send(self, push: _Push, staged: Path, files: list[str]) -> None:
@@ -191,17 +191,17 @@ class TrainingPush:
             commit = send(self._api, self.target.repo_id, upload, self._branch, self._open_pull_request)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
-        self._goes_on_in(commit.branch)
+        self._continue_on(commit.branch)
         self._settle(push)
 
-    def _goes_on_in(self, branch: str) -> None:
+    def _continue_on(self, branch: str) -> None:
         self._branch, self._open_pull_request = branch, False
 
     def _note(self, push: _Push, error: Exception) -> None:
         self.failures.append(f"{push.message}: {error}")
         self._owe(push)
         logger.warning(
-            "The push %r failed; training goes on, and it is made up for at the end. %s", push.message, error
+            "The push %r failed; training continues, and it is made up for at the end. %s", push.message, error
         )
 
     def _owe(self, push: _Push) -> None:
@@ -209,7 +209,7 @@ class TrainingPush:
             self._owed |= dict.fromkeys(push.places, push)
 
     def _settle(self, push: _Push) -> None:
-        """What was sent takes the place of what was owed before it, to the same places."""
+        """Drop what was owed to the same places before this push."""
         with self._lock:
             for place in push.places:
                 if place in self._owed and self._owed[place].number <= push.number:

@@ -27,8 +27,8 @@ class Rights:
 
     Attributes:
         writes: Whether it may write there; None if that cannot be told.
-        may_create: False if it may write to that repository alone, or open pull requests alone, and could not make it.
-        granted: The permissions that the token has, for messages; empty if it is no fine-grained one.
+        may_create: False if it may only write to that repository or open pull requests, and so cannot create it.
+        granted: The token's permissions, for messages; empty if it is not fine-grained.
     """
 
     writes: bool | None
@@ -37,11 +37,11 @@ class Rights:
 
 
 def check_rights(who: Mapping[str, Any], repo_id: str) -> Rights:
-    """Refuse a token that may not write to a repository; what cannot be told is let pass with a warning.
+    """Refuse a token that may not write to a repository; warn if that cannot be told.
 
     Args:
         who: Answer of `whoami`.
-        repo_id: With its owner.
+        repo_id: "owner/name".
 
     Raises:
         PublishError: The token may only read, may not write there, or the owner is somebody else.
@@ -82,15 +82,15 @@ def check_rights(who: Mapping[str, Any], repo_id: str) -> Rights:
 
 
 def check_may_create(rights: Rights, who: Mapping[str, Any], repo_id: str) -> None:
-    """Refuse a token that may not make a repository which is not there.
+    """Refuse a token that may not create a repository that does not exist.
 
     Raises:
-        PublishError: It could not be made.
+        PublishError: The token may not create it.
     """
     if not rights.may_create:
         raise PublishError(
             f"{repo_id} is not there, and the fine-grained token of {who['name']} may not make it: it has "
-            f"{rights.granted}. Make the repository on the Hub first, or add the permission to write to all "
+            f"{rights.granted}. Create the repository on the Hub first, or add the permission to write to all "
             f"repositories of {repo_id.split('/')[0]} in the settings of the token."
         )
 
@@ -110,8 +110,8 @@ def _of_scopes(details: Any, repo_id: str) -> Rights:
         return Rights(True, may_create=False, granted=granted)
     proposing = [(kind, name) for kind, name, has in scopes if _PROPOSES in has]
     if {("user", owner), ("org", owner), ("model", repo_id)} & set(proposing):
-        return Rights(None, may_create=False, granted=granted)  # by pull request, as far as the Hub lets it
-    # A resource group may hold the repository; of what has no name, nothing is known.
+        return Rights(None, may_create=False, granted=granted)  # by pull request, if the Hub allows it
+    # A resource group may hold the repository; nothing is known about a scope without a name.
     known = (*_NAMESPACES, "model", *_ELSEWHERE)
     if any(kind not in known or name is None for kind, name in writing):
         return Rights(None, granted=granted)

@@ -24,7 +24,7 @@ _SHORTEST_NAME = 4
 
 
 def scan(folder: Path, files: Iterable[str], repo_id: str) -> None:
-    """Refuse files that tell of this machine, its user or an account.
+    """Refuse files that identify this machine, its user or an account.
 
     Args:
         folder: Holds the files.
@@ -32,20 +32,20 @@ def scan(folder: Path, files: Iterable[str], repo_id: str) -> None:
         repo_id: The name of its owner may be that of the machine's user.
 
     Raises:
-        OutputError: Names each place by file and line; never shows a secret.
+        OutputError: The message names each place by file and line, and never shows a secret.
     """
     names = _machine_names(repo_id)
     found = [place for name in files for place in _places(folder / name, name, names)]
     if found:
         raise OutputError(
-            f"Nothing was sent, because of what would have become known: {'; '.join(found[:10])}"
+            f"Nothing was uploaded, because the files hold private data: {'; '.join(found[:10])}"
             f"{f'; and {len(found) - 10} more' if len(found) > 10 else ''}. Take it out of the files, and withdraw "
             "any token that was written down."
         )
 
 
 def check_names(text: str, repo_id: str) -> None:
-    """Refuse text that would be published after hours, for what `scan` would refuse it for.
+    """Refuse, before a long training, text that `scan` would refuse when it is published.
 
     Args:
         text: Such as a run's command and labels.
@@ -86,7 +86,7 @@ def _places(path: Path, name: str, names: dict[str, str]) -> Iterator[str]:
 
 
 def _machine_names(repo_id: str) -> dict[str, str]:
-    """Names that must not be told, by what they are."""
+    """Names that must not be published, by what they are."""
     found = {}
     with contextlib.suppress(OSError, KeyError):  # a container may run under a number without a name
         found["the name of this machine's user"] = getpass.getuser().lower()

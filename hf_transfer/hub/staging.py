@@ -43,8 +43,8 @@ EXAMPLES = patterns(published=("examples",))
 _MADE = (f"{WIDGET_IMAGES}?.png", f"{EVAL_RESULTS}*.yaml")
 
 PROBE_IS_NOT_PUBLISHED = (
-    "A result that is a probe file is not published: pipelines and the Hub's own page would run the checkpoint beside "
-    "it, which is another classifier than the one that was evaluated."
+    "A result that is a probe file is not published: pipelines and the Hub's own page would run the checkpoint in the "
+    "same folder, which is a different classifier from the one that was evaluated."
 )
 CHECKPOINT = "checkpoint"
 """Folder in the repository for the state that a run can be resumed from."""
@@ -58,11 +58,11 @@ _IMAGE = re.compile(r"!\[[^\]]*\]\(<?([^)\s>]+)|<img[^>]*\bsrc=[\"']([^\"']+)", 
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What of a run is published, beside model, card and record.
+    """What else of a run is published with model, card and record.
 
     Attributes:
-        license: As in `write_card`.
-        limitations: As in `write_card`.
+        license: The licence that the user gave, as in `write_card`.
+        limitations: Markdown for the section of that name.
         include_examples: Also `EXAMPLES`.
         include_checkpoint: Also the last checkpoint, as safetensors and JSON.
         widget_images: Image files to be examples on the model page.
@@ -170,7 +170,7 @@ def stage(
     """Copy what is published into an empty folder, with a card for the repository that pins no revision yet.
 
     Args:
-        folder: Of the run; not changed.
+        folder: The run's folder; not changed.
         target: An empty folder.
         repo_id: For the card's title and examples.
         contents: What is published.
@@ -232,7 +232,7 @@ def stage_checkpoint(folder: Path, target: Path) -> tuple[int, list[str]]:
     """Copy the last complete checkpoint of a run, with its state as safetensors and JSON.
 
     Args:
-        folder: Of the run.
+        folder: The run's folder.
         target: Is made.
 
     Returns:
@@ -249,8 +249,8 @@ def stage_checkpoint(folder: Path, target: Path) -> tuple[int, list[str]]:
         )
     step = next(number for number, path in checkpoint_steps(folder).items() if path == last)
     names = [name for name in allowed_files(last) if name != CARD_NAME and "/" not in name]
-    beside = (name for name in patterns(published=("checkpoint",)) if name != TRAINER_STATE)  # `pack` writes that
-    names += [name for name in beside if (last / name).is_file()]
+    others = (name for name in patterns(published=("checkpoint",)) if name != TRAINER_STATE)  # `pack` writes that
+    names += [name for name in others if (last / name).is_file()]
     target.mkdir()
     _copy(last, target, names)
     if DIAGNOSIS_FILE not in names and (folder / DIAGNOSIS_FILE).is_file():  # a checkpoint itself has none
@@ -260,7 +260,7 @@ def stage_checkpoint(folder: Path, target: Path) -> tuple[int, list[str]]:
 
 
 def _is_of_run(checkpoint: Path, record: Path) -> bool:
-    """Whether a checkpoint is of the run of a record: what was logged before it is in the record, too."""
+    """Whether a checkpoint belongs to the run of a record, which then holds what was logged before it."""
     if not record.is_file():
         return True
     try:
@@ -273,7 +273,7 @@ def _is_of_run(checkpoint: Path, record: Path) -> bool:
 
 
 def _losses(log: Iterable[Mapping[str, Any]]) -> dict[int, float]:
-    """Logged losses by step; those that are not finite have another form in a record."""
+    """Finite logged losses by step; a record has no number for the others."""
     logged = ((entry.get("step"), entry.get("loss")) for entry in log)
     return {step: loss for step, loss in logged if step is not None and loss is not None and math.isfinite(loss)}
 
@@ -329,4 +329,6 @@ def _check_json(folder: Path, files: Iterable[str]) -> None:
             try:
                 json.loads((folder / name).read_text(encoding="utf-8"))
             except ValueError as error:
-                raise PublishError(f"{name} is no valid JSON: {error}. Mend it, or save the model again.") from error
+                raise PublishError(
+                    f"{name} is not valid JSON: {error}. Repair it, or save the model again."
+                ) from error

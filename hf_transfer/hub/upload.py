@@ -59,11 +59,11 @@ class Upload:
 def send(
     api: HfApi, repo_id: str, upload: Upload, branch: str = "main", create_pr: bool = False, author: str | None = None
 ) -> Commit:
-    """Commit the files, and try again what failed for a reason that may pass.
+    """Commit the files, and retry after a transient failure.
 
-    Before each attempt the head is read. If it holds the files already, an earlier attempt succeeded and only its
-    answer was lost: no second commit is made. The head is the commit's parent, so that a commit of somebody else
-    between the two is noticed; it is kept, unless it changed the very files that are sent.
+    Each attempt first reads the head. If it holds the files already, an earlier attempt succeeded and only its answer
+    was lost: no second commit is made. The head becomes the commit's parent, so that a commit of somebody else in
+    between is noticed. It is kept, unless it changed the very files that are sent.
 
     Args:
         api: The client.
@@ -210,7 +210,7 @@ def published_card(api: HfApi, target: Target, branch: str) -> str:
             return Path(path).read_text(encoding="utf-8", errors="replace")
         except TRANSIENT as error:
             raise explained(error, target.repo_id) from error
-        except LocalEntryNotFoundError as error:  # how a download tells of the network
+        except LocalEntryNotFoundError as error:  # what a download raises if the network fails
             raise explained(error, target.repo_id) from error
 
 

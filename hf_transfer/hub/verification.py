@@ -27,8 +27,8 @@ class Verification:
     Attributes:
         difference: Largest difference of logits from the folder's model on made images, relative to the largest logit.
         results: Evaluation results that the card holds.
-        timm_difference: The same difference when timm loads the model; None where timm has no part in it.
-        samples: How many evaluation images, which the run keeps with the trainer's logits, were compared.
+        timm_difference: The same difference when timm loads the model; None if it is no model of timm.
+        samples: Number of compared evaluation images, which the run keeps with the trainer's logits.
         sample_difference: Largest difference of logits from the trainer's on those images; None if there are none.
     """
 
@@ -54,7 +54,7 @@ def verify(repo_id: str, revision: str, folder: Path, endpoint: str, samples: Pa
         repo_id: The repository.
         revision: Hash of the commit.
         folder: The staged files.
-        endpoint: Of the Hub.
+        endpoint: Address of the Hub.
         samples: Folder with evaluation images and the trainer's logits; None if the run keeps none.
 
     Raises:
@@ -104,7 +104,7 @@ def ask(wanted: Mapping[str, str], endpoint: str) -> tuple[int, str]:
 
 
 def _mismatch(found: Mapping[str, Any]) -> str | None:
-    """What is not as it should be; a difference that is no number is a mismatch, too."""
+    """What differs; a difference that is not a number is a mismatch, too."""
     for name, whose in {"difference": "the folder's", "timm_difference": "the folder's when timm loads it"}.items():
         if not found.get(name, 0.0) <= TOLERANCE:
             return f"its logits differ by {found[name]:.1e} of the largest from {whose} on made images"

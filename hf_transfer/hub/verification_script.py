@@ -28,8 +28,8 @@ def compare(repo_id: str, revision: str, folder: str, samples: str | None = None
     """Load the model from both places, and compare logits and labels on made images; and with stored logits.
 
     Returns:
-        "difference" (largest of all logits, relative to the largest logit), "labels_agree", "results" (how many the
-        card holds), "timm_difference" where timm loads the model, too, and with samples "samples" (how many),
+        "difference" (largest of all logits, relative to the largest logit), "labels_agree", "results" (number in the
+        card), "timm_difference" where timm loads the model, too, and with samples "samples" (their number),
         "sample_difference" and its "tolerance".
     """
     import torch
@@ -42,7 +42,7 @@ def compare(repo_id: str, revision: str, folder: str, samples: str | None = None
     )
     local = pipeline("image-classification", model=folder, device="cpu", trust_remote_code=False)
     for model in (published, local):
-        model.model.float()  # the stored weights are compared, in an arithmetic in which that can be told
+        model.model.float()  # half precision would hide differences of the stored weights
     images = made_images(mode_of(published.image_processor))
     outputs = [logits_of(model, images) for model in (published, local)]
     labels = [

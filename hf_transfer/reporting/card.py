@@ -41,11 +41,11 @@ _NO_FIGURES: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedFacts:
-    """What a card says of the repository, and not of the run.
+    """What a card says about the repository rather than the run.
 
     Attributes:
         revision: Tag or commit for the examples to pin; None pins none.
-        checkpoint_step: Of the checkpoint in the folder "checkpoint"; None if there is none.
+        checkpoint_step: Step of the checkpoint in the folder "checkpoint"; None if there is none.
         widget: Examples for the model page: "src" and "example_title".
     """
 
@@ -75,7 +75,7 @@ def render_card(
             "figures/confusion_matrix.png"}`.
         license: The Hub's identifier of the model's licence; None takes the base model's.
         limitations: Markdown, for a section of that name.
-        published: What is beside the model in the repository.
+        published: What else is in the repository.
 
     Returns:
         The text of `README.md`; the same record always gives the same text.
@@ -114,17 +114,17 @@ def write_card(
 ) -> Path:
     """Write `README.md` into a folder, whole or not at all.
 
-    What stands in an existing card between `<!-- user:start -->` and `<!-- user:end -->` is kept, and so are the keys
-    of its metadata that do not tell of the run; see `merge_metadata`.
+    The text between `<!-- user:start -->` and `<!-- user:end -->` in an existing card is kept, and so are the keys of
+    its metadata that do not describe the run; see `merge_metadata`.
 
     Args:
         folder: An existing folder.
-        record: As in `render_card`, like all other arguments.
-        repo_id: See there.
-        figures: See there; those whose file is not in the folder are left out.
-        license: See there.
-        limitations: See there.
-        published: See there.
+        record: Content of `run.json`.
+        repo_id: Where the model will be on the Hub; None for a folder.
+        figures: Paths of images by name, as in `render_card`; those that are not in the folder are left out.
+        license: The Hub's identifier of the model's licence; None keeps the user's, else takes the base model's.
+        limitations: Markdown, for a section of that name.
+        published: What else is in the repository.
 
     Returns:
         The path of the card.
@@ -155,13 +155,13 @@ def write_card(
 
 
 def adopt_edits(folder: str | Path, published: str) -> None:
-    """Take what a user wrote into the published card over into the folder's, so that writing it again keeps that.
+    """Copy what a user wrote into the published card into the folder's card, so that it is kept when that is written.
 
-    Text between the marks is taken where the folder's card has none; metadata as `merge_metadata` does. A published
-    card that was not written here is left alone.
+    The text between the marks is copied if the folder's card has none; metadata are merged by `merge_metadata`. A
+    published card that another program wrote is left alone.
 
     Args:
-        folder: Its `README.md` is changed, or made.
+        folder: The folder whose `README.md` is changed or made.
         published: The whole published card.
     """
     path = Path(folder) / CARD_NAME
@@ -229,7 +229,7 @@ def _users_text(path: Path, card: str) -> str:
     text, end, _ = rest.partition(_USER_END)
     if bool(start) != bool(end):
         raise OutputError(
-            f"The existing card {path} has {_USER_START} without {_USER_END} behind it, so that your text would be "
+            f"The existing card {path} has {_USER_START} without {_USER_END} behind it, so your text would be "
             "lost. Add the missing line, or move the card away."
         )
     return text if start else "\n"

@@ -37,7 +37,7 @@ _TEXTS = (
     "model_name",
 )
 INHERITED_LICENSE = re.compile(r"^<!-- The licence is that of the base model: (\S+) -->\n", re.MULTILINE)
-"""The mark in a card that tells an inherited licence from one that a user gave."""
+"""The mark in a card that distinguishes an inherited licence from one that a user gave."""
 _LICENSE_DETAILS = ("license_name", "license_link")
 _LICENSE_KEYS = ("license", *_LICENSE_DETAILS)
 _OF_THE_RUN = (
@@ -80,7 +80,7 @@ def make_metadata(
     examples: dict[str, Any] = {"widget": [dict(example) for example in widget]} if widget else {}
     measured = [name for report in record["evaluation"].values() for name in report["metrics"]]
     return ModelCardData(
-        # Of a probe file transformers would run another head than the one that was evaluated.
+        # transformers would run another head than the evaluated one.
         library_name="hf_transfer" if _probe_file(record) else "transformers",
         pipeline_tag=TASK,
         tags=[

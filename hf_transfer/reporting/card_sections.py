@@ -36,7 +36,7 @@ class Section:
     """A part of a card.
 
     Attributes:
-        title: Of the second level.
+        title: Heading of the second level.
         body: Markdown; None leaves the section out.
     """
 

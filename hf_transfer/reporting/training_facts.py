@@ -23,8 +23,8 @@ class GroupRow:
         first: Name of the first group.
         last: Name of the last group.
         count: Number of groups.
-        role: Of all of them.
-        parameters: Of all of them.
+        role: The role that all of them have.
+        parameters: Sum over all of them.
         cells: What each phase did: learning rate and weight decay, "solved" or "frozen".
     """
 

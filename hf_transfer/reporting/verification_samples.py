@@ -36,13 +36,13 @@ _OTHER_ARITHMETIC = 5e-2
 def write_samples(trainer: Any, folder: Path) -> None:
     """Keep a few images of the evaluation data, and what the trainer's model in memory makes of them.
 
-    Images as they are, where the data set has them, so that the published preprocessing is compared, too; otherwise
-    the model's input. What can be neither indexed nor collated, is left out with a warning: the verification
-    then compares made images alone.
+    Unprocessed images are kept if the data set has them, so that the published preprocessing is compared, too;
+    otherwise the model's input is kept. A data set that cannot be indexed or collated is skipped with a warning, and
+    the verification compares made images alone.
 
     Args:
-        trainer: In the first process, with the model that is saved in the folder.
-        folder: Of the run; samples of an earlier training are removed, and no other files.
+        trainer: The trainer of the first process, with the model that is saved in the folder.
+        folder: The run's folder; samples of an earlier training are removed, and no other files.
     """
     target = folder / SAMPLES
     remove_samples(folder)
@@ -70,7 +70,7 @@ def write_samples(trainer: Any, folder: Path) -> None:
 
 
 def remove_samples(folder: Path) -> None:
-    """Remove the samples that a run's folder keeps; what else lies beside them stays."""
+    """Remove the samples that a run's folder keeps; other files there stay."""
     with contextlib.suppress(OSError):  # no permission; or the folder is not there, or not empty
         for path in samples(folder):
             path.unlink()
@@ -94,7 +94,7 @@ def _write(trainer: Any, dataset: Any, target: Path) -> None:
     target.mkdir(parents=True)
     stored: dict[str, Any] = {"images": list(_IMAGES[:count])} if images else {"inputs": SAMPLE_INPUTS}
     facts = {"schema": 1, "tolerance": _tolerance(trainer), "logits": logits.tolist()} | stored
-    # The index first: it tells that the other files are ours, also where one of them cannot be written.
+    # The index first: it marks the other files as ours, even if one of them cannot be written.
     (target / SAMPLES_INDEX).write_text(json.dumps(facts) + "\n", encoding="utf-8")
     for name, image in zip(_IMAGES, images or (), strict=False):
         image.save(target / name)

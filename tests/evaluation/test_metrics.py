@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -128,3 +130,16 @@ def test_failing_foreign_metric_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ArgumentError, match="broken.*no way"):
         make_compute_metrics(["a", "b"], extra_metrics=[source])
+
+
+def test_examples_in_the_docs_run(tmp_path: Path) -> None:
+    """Every Python example of docs/evaluation.md runs as printed, and prints an accuracy."""
+    docs = Path(__file__).parents[2] / "docs" / "evaluation.md"
+    examples = re.findall(r"```python\n(.*?)```", docs.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        environment = os.environ | {"HF_HOME": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", example], env=environment, capture_output=True, text=True, check=True
+        )
+        assert "accuracy" in done.stdout.lower()
