@@ -57,9 +57,9 @@ class RunFile:
 
     Attributes:
         pattern: Path below the output folder, with slashes; `?` and `*` stand for letters other than a slash.
-        part: What it belongs to: the model; a description of the run, which whoever writes it again replaces; its
-            results, which are moved aside for the next run; the diagnosis, which may be made before the training that
-            rests on it; or the state of a training.
+        part: What it belongs to: the model; the description of the run, which the next run replaces; its results,
+            which are moved aside for the next run; the diagnosis, which may be older than the training that rests on
+            it; or the state of a training.
         published: When it is sent to the Hub: always, with examples of the data, with a checkpoint, or never.
         writer: The module below `hf_transfer`, or the library, that writes it.
     """
@@ -106,9 +106,9 @@ RUN_FILES: tuple[RunFile, ...] = (
 )
 
 EVIDENCE = ("config.json", _WEIGHTS, INDEX, RECORD, PLAN_FILE, TRAINER_STATE)
-"""Whoever finds one of these finds the folder of a run or of a model."""
+"""Any of these marks the folder of a run or of a model."""
 TRAINED = (RECORD, _WEIGHTS, INDEX)
-"""Whoever finds one of these finds a run that has ended; results alone may be of an evaluation before a training."""
+"""Any of these marks a run that has ended; results alone may come from an evaluation before a training."""
 
 
 def patterns(*, published: Iterable[Published] = (), part: Part | None = None) -> tuple[str, ...]:

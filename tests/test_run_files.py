@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import hf_transfer
 from hf_transfer.hub.staging import allowed_files
 from hf_transfer.reporting.run_folder import RunFolder
 from hf_transfer.run_files import EVIDENCE, RUN_FILES, TRAINED, matches, patterns, removable
@@ -114,3 +115,11 @@ def test_what_shows_the_data_is_never_published_unasked() -> None:
 def test_evidence_is_in_the_table() -> None:
     """What says that a folder is a run's is one of its files."""
     assert {*EVIDENCE, *TRAINED} <= {file.pattern for file in RUN_FILES}
+
+
+def test_writers_are_modules_of_the_package() -> None:
+    """The table names who writes each file: a module that exists, or transformers."""
+    package = Path(hf_transfer.__file__).parent
+    for file in RUN_FILES:
+        module = package.joinpath(*file.writer.split(".")).with_suffix(".py")
+        assert file.writer == "transformers" or module.is_file(), file.pattern

@@ -1,4 +1,4 @@
-"""Temperature scaling: how far one number, by which all logits are divided, would mend the confidence of a model.
+"""Temperature scaling: how far one number that divides all logits would correct the confidence of a model.
 
 Source: https://arxiv.org/abs/1706.04599 (Guo et al., 2017).
 """

@@ -164,7 +164,7 @@ def _check_labels(labels: npt.NDArray[np.integer], classes: int) -> None:
         found = sorted({int(value) for value in labels[outside[:1000]]})
         raise DataError(
             f"Expected labels from 0 to {classes - 1}, found {len(outside)} of {len(labels)} outside "
-            f"(values {_shortened(found)}, images {_shortened(outside.tolist())}). "
+            f"(values {_first_few(found)}, images {_first_few(outside.tolist())}). "
             "The data set and the model's head have different labels."
         )
 
@@ -176,13 +176,13 @@ def _check_finite(logits: npt.NDArray[np.floating]) -> None:
         values = logits[images]
         raise NonFiniteLossError(
             f"Expected finite logits, found {np.isnan(values).sum()} NaN and {np.isinf(values).sum()} infinite values "
-            f"in {len(images)} of {len(logits)} images (indices {_shortened(images.tolist())}). The model diverged or "
+            f"in {len(images)} of {len(logits)} images (indices {_first_few(images.tolist())}). The model diverged or "
             "a half-precision type overflowed: go back to an earlier checkpoint, lower the learning rate, or use "
             "float32."
         )
 
 
-def _shortened(values: Sequence[int]) -> str:
+def _first_few(values: Sequence[int]) -> str:
     shown = ", ".join(str(value) for value in values[:_NAMED_FAULTS])
     return shown if len(values) <= _NAMED_FAULTS else f"{shown}, ..."
 

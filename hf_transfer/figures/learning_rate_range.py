@@ -21,7 +21,7 @@ def learning_rate_range(tests: Sequence[Mapping[str, Any]], path: Path) -> Path 
     """Draw the losses of each range test, smoothed ones over them, and the rate that was chosen.
 
     Args:
-        tests: As from `RangeTest.to_dict`.
+        tests: Results of `RangeTest.to_dict`.
         path: The PNG file to write.
 
     Returns:

@@ -73,7 +73,7 @@ def look_again(api: HfApi, made: Target, private: bool) -> Target:
 
     Args:
         api: Client.
-        made: As it was before it was made.
+        made: What `check_target` returned before.
         private: The visibility that was wanted.
 
     Raises:

@@ -54,7 +54,7 @@ class TrainingPush:
     """
 
     def __init__(self, repo_id: str, private: bool = True) -> None:
-        """Check login, rights and visibility, and make the repository if it is not there.
+        """Check login, rights and visibility, and make the repository if it does not exist.
 
         Raises:
             ArgumentError: `repo_id` has the wrong form.

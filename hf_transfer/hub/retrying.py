@@ -50,7 +50,7 @@ def retried(call: Callable[[], _Result], what: str) -> _Result:
     """Run a call that may be repeated without harm, up to `ATTEMPTS` times.
 
     Raises:
-        TRANSIENT: As the last attempt did, or at once if the Hub refused.
+        TRANSIENT: The last attempt failed, or the Hub refused.
     """
     for attempt in range(ATTEMPTS):
         try:

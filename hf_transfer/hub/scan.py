@@ -49,7 +49,7 @@ def check_names(text: str, repo_id: str) -> None:
 
     Args:
         text: Such as a run's command and labels.
-        repo_id: As in `scan`.
+        repo_id: The name of its owner may be that of the machine's user.
 
     Raises:
         OutputError: It names the machine or its user.

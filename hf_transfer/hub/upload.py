@@ -244,7 +244,7 @@ def _commit(api: HfApi, repo_id: str, upload: Upload, branch: str, create_pr: bo
         )
     except TRANSIENT:
         raise
-    except PermissionError as error:  # hf_xet's XetAuthenticationError, which another attempt would not mend
+    except PermissionError as error:  # hf_xet's XetAuthenticationError, which another attempt would not change
         raise explained(error, repo_id) from error
     except (RuntimeError, OSError) as error:  # hf_xet's, or huggingface_hub's own around one large file
         if isinstance(error.__cause__, TRANSIENT):

@@ -15,7 +15,7 @@ SAMPLES = 3
 
 def main() -> None:
     """Compare, and print what was found."""
-    sys.modules["hf_transfer"] = None  # type: ignore[assignment]  # whoever downloads the model has no hf_transfer
+    sys.modules["hf_transfer"] = None  # type: ignore[assignment]  # people who download the model have no hf_transfer
     wanted = json.load(sys.stdin)
     try:
         found = compare(wanted["repo_id"], wanted["revision"], wanted["folder"], wanted.get("samples"))

@@ -69,7 +69,7 @@ def render_card(
     """Write a model card from the content of `run.json`.
 
     Args:
-        record: As from `RunRecord.to_dict`.
+        record: Result of `RunRecord.to_dict`.
         repo_id: Where the model will be on the Hub, for title and examples; without it the card speaks of a folder.
         figures: Paths of images, relative to the card, by name, such as `{"confusion_matrix":
             "figures/confusion_matrix.png"}`.

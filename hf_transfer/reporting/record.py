@@ -36,9 +36,9 @@ class RunRecord:
     overflowed in half precision) become None, so that the record is the same after a round trip through JSON.
 
     Attributes:
-        command: As from `hf_transfer.utils.privacy.sanitise_command`.
-        versions: As from `collect_versions`.
-        hardware: As from `collect_hardware`.
+        command: The command as `hf_transfer.utils.privacy.sanitise_command` returns it.
+        versions: Result of `collect_versions`.
+        hardware: Result of `collect_hardware`.
         seed: Seed of the training.
         split_seed: Seed of the split into training and evaluation images.
         base_model: "id" (None where the origin of the weights is not known), "on_hub", "revision", "architecture",
@@ -123,7 +123,7 @@ class RunRecord:
         """Write the record as JSON, whole or not at all.
 
         Raises:
-            OutputError: A value is private, or the file cannot be written; an existing file stays as it was.
+            OutputError: A value is private, or the file cannot be written; an existing file is unchanged.
         """
         data = self.to_dict()
         check_private(data)

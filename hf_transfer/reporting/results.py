@@ -1,4 +1,4 @@
-"""The output folder of a run: checks before the first step, and the files that are written at the end."""
+"""The files that a run writes at its end: record, plan, predictions, figures, card and report."""
 
 from __future__ import annotations
 

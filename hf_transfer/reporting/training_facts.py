@@ -171,7 +171,7 @@ def _epochs(phase: Mapping[str, Any]) -> str:
 
 
 def settings(training: Mapping[str, Any]) -> Facts:
-    """The optimizer as it was, and the settings of the loop."""
+    """The optimizer that ran, and the settings of the loop."""
     return known(
         {
             "Optimizer": _optimizer(training),

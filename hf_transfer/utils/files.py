@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_atomically(path: str | Path, text: str) -> None:
-    """Write a text file so that it is there whole or, after a failure, as it was before.
+    """Write a text file so that it is complete or, after a failure, unchanged.
 
     Raises:
         OutputError: The file cannot be written.
@@ -54,6 +54,6 @@ def write_atomically(path: str | Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write plain data so that the file is there whole or not at all."""
+    """Write plain data so that the file is complete or, after a failure, unchanged."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(data, file)
