@@ -124,7 +124,7 @@ def phase_columns(phases: Sequence[Mapping[str, Any]]) -> dict[str, list[str | S
 
 
 def time_of(phase: Mapping[str, Any]) -> str:
-    """When a phase ran, for the head of a column; empty where that is not known."""
+    """When a phase ran, for the head of a column; empty where that is not known or there were no steps."""
     if phase.get("head_solver"):
         return f"solved ({phase['head_solver']})"
     start, end = phase.get("start_step"), phase.get("end_step")
@@ -133,6 +133,8 @@ def time_of(phase: Mapping[str, Any]) -> str:
     planned = phase.get("planned_steps")
     if not was_reached(phase):
         return f"not reached ({planned:,} steps planned)"
+    if start == end:  # a head that was solved in a run without steps
+        return ""
     early = "" if planned is None else f", stopped early ({planned:,} planned)"
     mean = averaged(phase)
     return f"steps {start:,} to {end:,}{early}{f', {mean}' if mean else ''}"

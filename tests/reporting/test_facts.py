@@ -43,3 +43,19 @@ def test_values_in_words() -> None:
     assert facts.plain([True, 1234, 0.5, {"a": [1, 2]}]) == "yes, 1,234, 0.5, a 1, 2"
     assert facts.known({"zero": 0, "none": None, "empty": [], "text": ""}) == [("zero", "0")]
     assert ("Seed", "1234567") in facts.setup({"seed": 1234567})
+
+
+@pytest.mark.parametrize(
+    ("phase", "text"),
+    [
+        ({"start_step": 0, "end_step": 50}, "steps 0 to 50"),
+        ({"start_step": 0, "end_step": 30, "planned_steps": 50}, "steps 0 to 30, stopped early (50 planned)"),
+        ({"start_step": 30, "end_step": 30, "planned_steps": 50}, "not reached (50 steps planned)"),
+        ({"start_step": 0, "end_step": 0, "head_solver": "ridge"}, "solved (ridge)"),
+        ({"start_step": 0, "end_step": 0}, ""),
+        ({}, ""),
+    ],
+)
+def test_time_of_a_phase(phase: dict[str, object], text: str) -> None:
+    """The head of a column says when its phase ran; a phase without steps has no time."""
+    assert training_facts.time_of(phase) == text
