@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hf_transfer.collision import OURS, Collision, detect, pip_command, shorten_home
+from hf_transfer.utils.threads import wait_policy
 
 Status = Literal["ok", "note", "problem"]
 
@@ -136,7 +137,7 @@ def examine(environ: Mapping[str, str] | None = None, path: Sequence[str] | None
             Section("Environment", tuple(_environment(search))),
             Section("Name", (_name(collision),)),
             Section("Packages", tuple(_packages(search))),
-            Section("Devices", tuple(_devices())),
+            Section("Devices", tuple(_devices(variables))),
             Section("Hub", tuple(_hub(variables))),
         ),
         collision=collision,
@@ -231,7 +232,7 @@ def _satisfies(version: str, requirement: str) -> bool:
     return Requirement(requirement).specifier.contains(version, prereleases=True)
 
 
-def _devices() -> Iterator[Check]:
+def _devices(environ: Mapping[str, str]) -> Iterator[Check]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Check("Processor", f"{cores} cores{_cpu_bf16()}")
     try:
@@ -243,6 +244,8 @@ def _devices() -> Iterator[Check]:
         yield Check("torch", "cannot be imported, devices unknown", "problem" if installed else "note", advice)
         return
     yield Check("torch threads", str(torch.get_num_threads()))
+    policy = wait_policy(environ)
+    yield Check("Waiting threads", policy or "OMP_WAIT_POLICY is not set; the hf-transfer command sets PASSIVE")
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         with torch.cuda.device(index):

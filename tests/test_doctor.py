@@ -44,6 +44,8 @@ def test_this_environment_is_healthy() -> None:
     assert report.healthy, report.render()
     assert report.collision is None
     assert check(report, "torch threads").value.isdigit()
+    assert "OMP_WAIT_POLICY is not set" in check(report, "Waiting threads").value
+    assert check(examine(environ={"OMP_WAIT_POLICY": "PASSIVE"}), "Waiting threads").value == "OMP_WAIT_POLICY=PASSIVE"
     assert "cores" in check(report, "Processor").value
     assert "GB free" in check(report, "Disk").value
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from hf_transfer.errors import InterruptedTrainingError, TransferError
 from hf_transfer.utils.imports import collection_paused
+from hf_transfer.utils.threads import yield_at_barriers
 
-_WAIT_POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 COMMANDS = {
     "train": "fine-tune an image classifier: load, check, train, evaluate, write checkpoint, card and figures",
     "diagnose": "measure which kind of transfer a data set needs, and say which recipe to use and why",
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 on success, 1 on a failure that was reported in one message on stderr, 2 on bad usage, 130 or 143 when SIGINT
         or SIGTERM ended a training, which has saved a checkpoint.
     """
-    _yield_at_barriers()
+    yield_at_barriers(os.environ)
     arguments, debug = _split_debug(list(sys.argv[1:] if argv is None else argv))
     if not arguments or arguments[0] in ("-h", "--help"):
         _say(_overview())
@@ -68,16 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _complain("interrupted.")
         return 1
-
-
-def _yield_at_barriers() -> None:
-    """Let OpenMP's threads yield while they wait for one another, unless the user chose another policy.
-
-    libgomp's threads spin at barriers. Beside another busy process, each barrier then costs a time slice, and a
-    training step ten times its time. The policy is read once, when torch is imported.
-    """
-    if not any(name in os.environ for name in _WAIT_POLICIES):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _report(error: Exception) -> int:

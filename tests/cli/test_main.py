@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import subprocess
@@ -107,18 +108,31 @@ def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
-    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "100"}, None)],
+    ("start", "given", "policy"),
+    [
+        (["-m", "hf_transfer"], {}, "OMP_WAIT_POLICY=PASSIVE"),  # as launched ranks start
+        (["-c", "from hf_transfer.cli import main; main()"], {"GOMP_SPINCOUNT": "9"}, "GOMP_SPINCOUNT=9"),
+    ],
 )
-def test_waiting_threads_yield_unless_the_user_chose(given: dict[str, str], expected: str | None) -> None:
-    """The policy is set before torch is imported, and a user's own setting is kept."""
-    code = (
-        "import os, sys\nfrom hf_transfer import cli\n"
-        "class Seen:\n    @staticmethod\n    def run(argv):\n"
-        "        print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)\n        return 0\n"
-        "cli.importlib.import_module = lambda name: Seen\nsys.exit(cli.main(['inspect', 'x']))"
-    )
-    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
-    environment = {name: value for name, value in os.environ.items() if name not in ours} | given
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(expected), "False"]
+def test_waiting_threads_yield_unless_the_user_chose(start: list[str], given: dict[str, str], policy: str) -> None:
+    """A started command has the policy, and a user's own one is kept."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
+    command = [sys.executable, *start, "doctor", "--json"]
+    done = subprocess.run(command, env=environment | given, capture_output=True, text=True)
+    devices = json.loads(done.stdout)["sections"]["Devices"]
+    assert [each["value"] for each in devices if each["name"] == "Waiting threads"] == [policy]
+
+
+def test_the_policy_is_set_before_a_command_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is set before torch is imported has an effect."""
+    monkeypatch.setattr(cli.os, "environ", {})
+    seen = []
+
+    class Command:
+        @staticmethod
+        def run(argv: list[str]) -> int:
+            return 0
+
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: seen.append(dict(os.environ)) or Command)
+    assert cli.main(["inspect", "x"]) == 0
+    assert seen == [{"OMP_WAIT_POLICY": "PASSIVE"}]
