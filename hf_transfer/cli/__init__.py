@@ -12,13 +12,13 @@ from hf_transfer.utils.imports import collection_paused
 from hf_transfer.utils.threads import yield_at_barriers
 
 COMMANDS = {
-    "train": "fine-tune an image classifier: load, check, train, evaluate, write checkpoint, card and figures",
-    "diagnose": "measure which kind of transfer a data set needs, and say which recipe to use and why",
+    "train": "fine-tune an image classifier, evaluate it, and write checkpoint, card and figures",
+    "diagnose": "measure which kind of transfer a data set needs, and recommend a recipe with reasons",
     "inspect": "show the layer groups of a model, and what a recipe would train",
-    "evaluate": "measure a trained model on a data set",
-    "publish": "check, upload and verify a finished run on the Hub, private unless told otherwise",
-    "demo": "run the main job on the embedded model and images, offline",
-    "doctor": "examine the environment: versions, devices, the name collision with the retired downloader",
+    "evaluate": "compute all metrics of a trained model on a data set",
+    "publish": "check, upload and verify a finished run on the Hub, private by default",
+    "demo": "train on the images of the package, offline, in a few minutes",
+    "doctor": "examine the environment: versions, devices, Hub login, name collisions",
 }
 
 
@@ -44,14 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
-        _complain(f"there is no command {command!r}. The commands are: {', '.join(COMMANDS)}.")
+        _complain(f"unknown command {command!r}. The commands are: {', '.join(COMMANDS)}.")
         return 2
-    if {"-h", "--help"} & set(rest):
+    if {"-h", "--help", "--help_all", "--help-all"} & set(rest):
         from hf_transfer.cli.help import show
 
-        _say(show(command))
+        _say(show(command, everything=not {"-h", "--help"} & set(rest)))
         raise SystemExit(0)
-    rest = ["--help" if word == "--help_all" else word for word in rest]  # argparse's own, which imports everything
     try:
         with collection_paused():
             module = importlib.import_module(f"hf_transfer.cli.{command}")
@@ -113,7 +112,7 @@ def _overview() -> str:
             "",
             *lines,
             "",
-            "`hf-transfer COMMAND --help` lists its flags; --debug shows tracebacks, --version the version.",
+            "`hf-transfer COMMAND --help` lists the flags of a command. --version prints the version.",
         ]
     )
 

@@ -12,15 +12,13 @@ from typing import Any
 from hf_transfer.plans import recipes
 
 DESCRIPTIONS: Mapping[str, str] = {
-    "train": "Fine-tune an image classifier by a recipe or plan. The recipes are: "
-    + ", ".join(recipes.names())
-    + "; auto diagnoses which one the data need.",
+    "train": "Fine-tune an image classifier, evaluate it, and write checkpoint, card, figures and report.",
     "diagnose": "Measure which kind of transfer a data set needs, and say which recipe to use and why.",
     "inspect": "Show the layer groups of a model, and what a recipe would train at which learning rate.",
     "evaluate": "Compute all metrics and figures of a trained model on a data set.",
-    "publish": "Check, stage, upload and verify a finished run: hf-transfer publish FOLDER REPO_ID.",
-    "demo": "Run the main job on an ImageNet model and images of the package, offline unless it is pushed.",
-    "doctor": "Examine the environment.",
+    "publish": "Check, stage, upload and verify a finished run.",
+    "demo": "Train an ImageNet model on images of the package, offline unless the result is pushed.",
+    "doctor": "Examine the environment: versions, devices, threads, Hub login and name collisions.",
 }
 TRAIN_DEFAULTS: dict[str, Any] = {
     "eval_strategy": "epoch",
@@ -36,9 +34,14 @@ TRAIN_DEFAULTS: dict[str, Any] = {
     "weight_decay": 0.05,
 }
 """Defaults of `train` where they differ from those of `TransferArguments`."""
+MACHINE_DEFAULTS: Mapping[str, str] = {
+    "dataloader_pin_memory": "true with a GPU, else false",
+    "disable_tqdm": "false on a terminal, else true",
+}
+"""Defaults of `train` that depend on the machine, in words."""
 DEFAULT_RECIPE = "lp_ft"
 REFUSED = frozenset({"hub_token"})
-"""Flags of Trainer that no command takes, and that no help lists."""
+"""Flags of Trainer that every command refuses; no help lists them."""
 
 
 @dataclass
@@ -52,26 +55,27 @@ class ModelOptions:
         }
     )
     model_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of the model's Hub repository."}
+        default=None,
+        metadata={"help": "Branch, tag or commit of the model's Hub repository. Default: the main branch."},
     )
     image_size: int | None = field(
         default=None,
         metadata={
-            "help": "Side of the model's input in pixels; position embeddings are interpolated. Default: what its "
-            "processor says."
+            "help": "Side of the model's input in pixels; position embeddings are interpolated. Default: that of "
+            "its processor."
         },
     )
     num_channels: int | None = field(
         default=None,
         metadata={
-            "help": "Channels of the images: 1 (grey), 3 (RGB) or 4 (RGBA); the first convolution is made from the "
-            "pretrained one. Default: the model's.",
+            "help": "Channels of the images: 1 (grey), 3 (RGB) or 4 (RGBA); the first convolution is adapted. "
+            "Default: the model's.",
             "choices": [1, 3, 4],
         },
     )
     reset_head: bool = field(
         default=False,
-        metadata={"help": "Draw a new head even if the checkpoint's has the same number of labels."},
+        metadata={"help": "Start with a new head even if the checkpoint's head has the same number of labels."},
     )
 
 
@@ -85,22 +89,27 @@ class DataOptions:
             "image and label columns, or a folder written by save_to_disk."
         }
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
-    dataset_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of the data set's Hub repository."}
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of a Hub data set. Default: the data set's own default."}
     )
-    image_column: str | None = field(default=None, metadata={"help": "Column with the images. Default: found."})
-    label_column: str | None = field(default=None, metadata={"help": "Column with the labels. Default: found."})
+    dataset_revision: str | None = field(
+        default=None,
+        metadata={"help": "Branch, tag or commit of the data set's Hub repository. Default: the main branch."},
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Column with the images. Default: detected."})
+    label_column: str | None = field(default=None, metadata={"help": "Column with the labels. Default: detected."})
     split_seed: int = field(
-        default=42, metadata={"help": "Seed of the stratified split that is made when the data have none."}
+        default=42, metadata={"help": "Seed of the stratified split that is made when the data have no splits."}
     )
     skip_bad_images: bool = field(
         default=False,
-        metadata={"help": "Continue even if more than 1 %% of the images of a split cannot be read; all are listed."},
+        metadata={
+            "help": "Continue even if more than 1 %% of a split's images cannot be read; skipped images are listed."
+        },
     )
     metrics: list[str] | None = field(
         default=None,
-        metadata={"help": "More metrics of the evaluate library, by id or local folder, in addition to ours."},
+        metadata={"help": "Additional metrics of the evaluate library, by id or local folder. Default: none."},
     )
 
 
@@ -119,7 +128,7 @@ class TrainDataOptions(DataOptions):
 
 @dataclass
 class OutputOptions:
-    """What happens to an existing output folder."""
+    """How an existing output folder is treated."""
 
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Remove the files of an earlier run from the output folder first."}
@@ -134,15 +143,15 @@ class DiagnosisOptions:
         default="balanced",
         metadata={
             "help": "With the recipe auto: fast takes the cheapest candidate within two standard errors of the best, "
-            "balanced within one, best the best.",
+            "balanced the cheapest within one, best the best one.",
             "choices": ["fast", "balanced", "best"],
         },
     )
     budget: float | None = field(
         default=None,
         metadata={
-            "help": "With the recipe auto: seconds that trials on held-out training images may take where the "
-            "measurements do not settle the choice. Default: no trials."
+            "help": "With the recipe auto: seconds for trial runs on held-out training images when the measurements "
+            "do not decide. Default: no trials."
         },
     )
 
@@ -151,19 +160,22 @@ class DiagnosisOptions:
 class DiagnoseOptions:
     """What to measure on, and where to write."""
 
-    json: str | None = field(default=None, metadata={"help": "JSON file to write the diagnosis to."})
+    json: str | None = field(
+        default=None, metadata={"help": "JSON file for the diagnosis. Default: nothing is written."}
+    )
     output_dir: str | None = field(
         default=None,
         metadata={"help": "Folder for diagnosis.json and its figure. Default: nothing is written."},
     )
     sample: int | None = field(
-        default=None, metadata={"help": "About how many training images are measured. Default: 2,000 or more."}
+        default=None,
+        metadata={"help": "Approximate number of training images that are measured. Default: 2,000 or more."},
     )
     allow_probe_file: bool = field(
         default=False,
-        metadata={"help": "Also choose a classifier on features that no ordinary checkpoint can express."},
+        metadata={"help": "Also consider classifiers on features that no ordinary checkpoint can express."},
     )
-    seed: int = field(default=42, metadata={"help": "Seed for all random draws; the default is that of train."})
+    seed: int = field(default=42, metadata={"help": "Seed for all random draws, as in train."})
 
 
 @dataclass
@@ -172,16 +184,31 @@ class InspectOptions:
 
     model_name_or_path: str = field(
         metadata={
-            "help": "Hub id or local folder, whose configuration alone is read; or an architecture, such as "
-            "timm:resnet18 or transformers:vit."
+            "help": "Hub id or local folder, of which only the configuration is read; or an architecture, such as "
+            "timm:resnet18 or transformers:vit. Also the first word."
         }
     )
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the repository."})
-    recipe: str | None = field(default=None, metadata={"help": "Recipe, one of: " + ", ".join(recipes.names())})
-    recipe_options: str | None = field(default=None, metadata={"help": "Options of the recipe as JSON."})
-    plan: str | None = field(default=None, metadata={"help": "JSON file with a plan, instead of a recipe."})
-    learning_rate: float | None = field(default=None, metadata={"help": "Default: that of the recipe in `train`."})
-    granularity: str = field(default="block", metadata={"help": "block or stage.", "choices": ["block", "stage"]})
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the Hub repository. Default: the main branch."}
+    )
+    recipe: str | None = field(
+        default=None,
+        metadata={
+            "help": f"Show what this recipe would train: {', '.join(recipes.names())}. Default: the groups alone."
+        },
+    )
+    recipe_options: str | None = field(
+        default=None, metadata={"help": "Options of the recipe as JSON. Default: its own."}
+    )
+    plan: str | None = field(
+        default=None, metadata={"help": "JSON file with a transfer plan, instead of a recipe. Default: none."}
+    )
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate of pretrained layers. Default: that of the recipe."}
+    )
+    granularity: str = field(
+        default="block", metadata={"help": "Size of the layer groups.", "choices": ["block", "stage"]}
+    )
     json: bool = field(default=False, metadata={"help": "Print JSON."})
 
 
@@ -189,10 +216,17 @@ class InspectOptions:
 class EvaluateOptions:
     """Which model, which split, and where to."""
 
-    model_name_or_path: str = field(metadata={"help": "Hub id or local folder of a trained classifier."})
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the repository."})
+    model_name_or_path: str = field(
+        metadata={"help": "Hub id or local folder of a trained classifier; also the first word."}
+    )
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the Hub repository. Default: the main branch."}
+    )
     split: str | None = field(
-        default=None, metadata={"help": "train, validation or test. Default: validation, else test, else train."}
+        default=None,
+        metadata={
+            "help": "Split to evaluate: train, validation or test. Default: the first of validation, test, train."
+        },
     )
     output_dir: str | None = field(
         default=None, metadata={"help": "Folder for metrics, predictions and figures. Default: nothing is written."}
@@ -209,31 +243,39 @@ class PublishOptions:
     public: bool = field(default=False, metadata={"help": "Make a public repository. Default: private."})
     create_pr: bool | None = field(
         default=None,
-        metadata={"help": "By pull request. Default: only into a repository that holds something already."},
+        metadata={"help": "Open a pull request. Default: only if the repository is not empty."},
     )
-    dry_run: bool = field(default=False, metadata={"help": "Check and stage everything, send nothing."})
-    no_verify: bool = field(default=False, metadata={"help": "Do not load the published model back to compare it."})
+    dry_run: bool = field(default=False, metadata={"help": "Check and stage everything, upload nothing."})
+    no_verify: bool = field(
+        default=False, metadata={"help": "Skip loading the published model back and comparing it."}
+    )
     license: str | None = field(
-        default=None, metadata={"help": "The Hub's identifier, such as mit. Default: the base model's."}
+        default=None, metadata={"help": "License identifier of the Hub, such as mit. Default: the base model's."}
     )
     limitations: str | None = field(
-        default=None, metadata={"help": "Markdown, or a file that holds it, for the card's section of that name."}
+        default=None,
+        metadata={"help": "Text of the card's section Limitations: Markdown, or a file with it. Default: none."},
     )
     include_examples: bool = field(
         default=False,
-        metadata={"help": "Also publish what shows images or file names: worst mistakes, predictions, report."},
+        metadata={"help": "Also publish files that show images or file names: worst mistakes, predictions, report."},
     )
     include_checkpoint: bool = field(
         default=False,
-        metadata={"help": "Also publish the last checkpoint, as safetensors and JSON, for others to resume from."},
+        metadata={
+            "help": "Also publish the last checkpoint as safetensors and JSON, so that others can resume from it."
+        },
     )
     widget_images: list[str] | None = field(
         default=None,
-        metadata={"help": "Image files that everybody may see, as examples on the model page.", "nargs": "+"},
+        metadata={
+            "help": "Image files for the examples on the model page; everybody can see them. Default: none.",
+            "nargs": "+",
+        },
     )
     benchmark_task: str | None = field(
         default=None,
-        metadata={"help": "Task in the eval.yaml of a data set that is a benchmark: report the accuracy to it."},
+        metadata={"help": "Task in a benchmark data set's eval.yaml to report the accuracy to. Default: none."},
     )
 
 
@@ -243,11 +285,13 @@ class DemoOptions:
 
     output_dir: str = field(default="hf-transfer-demo", metadata={"help": "Folder for the results."})
     overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Remove the files of an earlier run; a finished demo is always replaced."}
+        default=False,
+        metadata={"help": "Remove the files of an earlier run first; a finished demo is always replaced."},
     )
     push_to_hub: bool = field(
-        default=False, metadata={"help": "Publish the result, to a private repository; needs a login and a network."}
+        default=False,
+        metadata={"help": "Publish the result to a private repository; needs a Hub login and a network."},
     )
     hub_model_id: str | None = field(
-        default=None, metadata={"help": "owner/name. Default: the name of the output folder."}
+        default=None, metadata={"help": "Hub repository, owner/name. Default: the name of the output folder."}
     )

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_transfer.cli.flags import REFUSED
 from hf_transfer.cli.plain_parser import PlainParser
 from hf_transfer.errors import ArgumentError, TransferError
 from hf_transfer.trainer.fields import TransferFields
@@ -44,9 +43,6 @@ def parse(
     )
     parser.add_argument("--config", metavar="FILE.yaml", help="YAML file with flags; those on the command line win.")
     known = {action.dest for action in parser._actions}
-    for action in parser._actions:
-        if action.dest in REFUSED:
-            action.help = argparse.SUPPRESS
     config = _read_config(list(argv), known)
     _check_config(config, parser)
     for action in parser._actions:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hf_transfer.errors import ArgumentError
+from hf_transfer.plans import recipes
 
 AUTO = "auto"
 """The recipe that `hf_transfer.diagnosis` chooses, and the learning rate that a range test measures."""
@@ -41,25 +42,29 @@ class TransferFields:
     learning_rate: RateOrAuto = field(
         default=5e-5,
         metadata={
-            "help": "Peak learning rate of pretrained layers; or auto: measured by a range test when a phase begins.",
+            "help": "Peak learning rate of pretrained layers; or auto: a range test measures it when a phase begins.",
         },
     )
     recipe: str | None = field(
         default=None,
         metadata={
-            "help": "How to train, by name, or auto: a diagnosis of the data chooses. "
-            "`hf-transfer train --help` lists the recipes."
+            "help": f"How to train: {', '.join(recipes.names())}; or auto: a diagnosis of the data chooses the recipe."
         },
     )
     recipe_options: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": 'Options of the recipe as JSON, such as \'{"k": 2, "layer_decay": 0.75}\'.'}
+        default=None,
+        metadata={
+            "help": 'Options of the recipe as JSON, such as \'{"k": 2, "layer_decay": 0.75}\'. Default: its own.'
+        },
     )
-    plan: str | None = field(default=None, metadata={"help": "JSON file with a transfer plan, instead of a recipe."})
+    plan: str | None = field(
+        default=None, metadata={"help": "JSON file with a transfer plan, instead of a recipe. Default: none."}
+    )
     norm: str | None = field(
         default=None,
         metadata={
             "help": "Batch normalisation in trained layers: eval (keep the pretrained statistics) or train (adapt "
-            "them). Default: what the recipe says.",
+            "them). Default: that of the recipe.",
             "choices": ["eval", "train"],
         },
     )
@@ -76,7 +81,7 @@ class TransferFields:
         default=False,
         metadata={
             "help": "Resume from a checkpoint of another plan, other data, another optimizer or seed: finished phases "
-            "that both plans share are kept, the next one is started fresh from the checkpoint's weights."
+            "that both plans share are kept, and the next one starts from the checkpoint's weights."
         },
     )
 
@@ -91,52 +96,53 @@ class TransferFields:
     cache_gb: float = field(
         default=20.0,
         metadata={
-            "help": "Most that the feature cache may take on disk, in GB; what was not used for longest is evicted. "
+            "help": "Largest size of the feature cache on disk in GB; the least recently used features are evicted. "
             "Its folder is HF_TRANSFER_CACHE, else hf_transfer/features in HF_HOME."
         },
     )
     cache_views: int = field(
         default=0,
         metadata={
-            "help": "With random augmentation: number of views of each image that are stored and used in turn. 0 "
-            "draws a new one each time and stores nothing."
+            "help": "With random augmentation: number of stored views of each image, which are used in turn; 0 "
+            "draws a new view each time and stores nothing."
         },
     )
 
     stop_on_non_finite_loss: bool = field(
         default=True,
         metadata={
-            "help": "Stop the run, before the weights are hurt, when the loss becomes NaN or infinite. False trains "
-            "on all the same, as Trainer does."
+            "help": "Stop before the weights are damaged when the loss becomes NaN or infinite; false continues, as "
+            "Trainer does."
         },
     )
 
     solver: str | None = field(
         default=None,
         metadata={
-            "help": "How the recipes linear_probe and svm find the head: logistic (the default), svm, ridge or sgd "
-            "solve it on features that are computed once; none trains it by gradient steps.",
+            "help": "How the recipes linear_probe and svm fit the head: logistic, svm, ridge or sgd solve it on "
+            "features that are computed once; none trains it by gradient steps. Default: logistic, or svm for the "
+            "recipe svm.",
             "choices": ["logistic", "svm", "ridge", "sgd", "none"],
         },
     )
     layer: str | None = field(
         default=None,
         metadata={
-            "help": "What a solved head reads: last (the default), auto, or the name of a layer group; all "
-            "needs --allow_probe_file."
+            "help": "Features that a solved head reads: last, auto, the name of a layer group, or all, which needs "
+            "--allow_probe_file. Default: last."
         },
     )
     allow_probe_file: bool = field(
         default=False,
         metadata={
-            "help": "Where no ordinary checkpoint can hold a solved head, keep it in a probe file that hf_transfer "
-            "alone can load (hf_transfer.load_probe)."
+            "help": "Store a solved head that no ordinary checkpoint can express in a probe file, which only "
+            "hf_transfer.load_probe can load."
         },
     )
     class_weights: str | None = field(
         default=None,
         metadata={
-            "help": "Weights of the classes for a solved head: balanced, or JSON from class index to weight, such as "
-            "'{\"0\": 2.5}'."
+            "help": "Class weights of a solved head: balanced, or JSON from class index to weight, such as "
+            "'{\"0\": 2.5}'. Default: all equal."
         },
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -60,14 +61,34 @@ def test_flags_of_trainer_have_its_names_and_defaults() -> None:
         assert ("none" if name == "report_to" else value) == flag.default, name
 
 
-def test_refused_flags_are_not_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--hub_token` is in no help; `--help_all` lists the rest of TrainingArguments."""
-    assert "hub_token" not in show("train")
+@pytest.mark.parametrize("command", sorted(cli.COMMANDS))
+def test_every_flag_with_a_value_states_its_default(command: str) -> None:
+    """A flag is required, is a switch that is off, or says what holds without it."""
+    for flag in listed(command):
+        stated = flag.required or not flag.value or flag.default not in (None, "") or "Default: " in flag.help
+        assert stated, flag.name
+        assert flag.help.endswith("."), flag.name
+
+
+def test_all_of_the_help_lists_every_flag_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help_all` has each flag that `train` takes, our own defaults, and none that is refused."""
     with pytest.raises(SystemExit) as stop:
         cli.main(["train", "--help_all"])
-    everything = capsys.readouterr().out
-    assert stop.value.code == 0 and "hub_token" not in everything
-    assert "--neftune_noise_alpha" in everything and "--neftune_noise_alpha" not in show("train")
+    assert stop.value.code == 0
+    everything = re.findall(r"^  --(\w+)", capsys.readouterr().out, re.MULTILINE)
+    ours = {each.name for group in _TYPES["train"] for each in fields(group)} | {"config", "debug"}
+    theirs = {each.name for each in fields(TrainingArguments)}
+    assert set(everything) == (ours | theirs) - flags.REFUSED
+    assert {name for name in everything if everything.count(name) > 1} == {"debug"}  # ours, and Trainer's with a value
+    assert "hub_token" in flags.REFUSED
+    assert not flags.REFUSED & {flag.name for flag in listed("train")}
+
+
+def test_all_of_the_help_of_other_commands_is_their_help(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help_all` of a command without TrainingArguments is its `--help`."""
+    with pytest.raises(SystemExit):
+        cli.main(["inspect", "--help_all"])
+    assert capsys.readouterr().out == show("inspect") + "\n"
 
 
 @pytest.mark.parametrize("command", sorted(cli.COMMANDS))
