@@ -191,7 +191,7 @@ def _others() -> list[Flag]:
 
     known = {*TRAINER_FLAGS, *(each.name for each in fields(TransferFields)), *flags.REFUSED}
     found = [_flag(each) for each in fields(TrainingArguments) if each.init and each.name not in known]
-    stated = flags.TRAIN_DEFAULTS | flags.MACHINE_DEFAULTS
+    stated = {**flags.TRAIN_DEFAULTS, **flags.MACHINE_DEFAULTS}
     return [replace(flag, default=stated.get(flag.name, flag.default)) for flag in found]
 
 

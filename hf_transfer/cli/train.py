@@ -37,8 +37,9 @@ from hf_transfer.evaluation.calibration import measure_calibration
 from hf_transfer.hub import PROBE_IS_NOT_PUBLISHED, check_target
 from hf_transfer.hub.scan import check_names
 from hf_transfer.models.loading import LoadedModel, check_trainable
+from hf_transfer.models.origins import BaseModel
 from hf_transfer.plans import recipes
-from hf_transfer.plans.plan import TransferPlan
+from hf_transfer.plans.plan import Phase, TransferPlan
 from hf_transfer.reporting.card import render_card, validate_metadata
 from hf_transfer.reporting.record import RunRecord
 from hf_transfer.reporting.results import SplitResult, write_results
@@ -53,17 +54,17 @@ from hf_transfer.trainer.trainer import TransferTrainer
 from hf_transfer.utils.environment import collect_hardware, collect_versions
 from hf_transfer.utils.privacy import check_private, sanitise_command
 
-# What only the machine says.
+# Two defaults depend on the machine; `flags.MACHINE_DEFAULTS` has them in words.
 DEFAULTS: Mapping[str, Any] = TRAIN_DEFAULTS | {
     "dataloader_pin_memory": torch.cuda.is_available(),
     "disable_tqdm": not sys.stderr.isatty(),  # a log file gets lines, not bars
 }
-_OF_SOLVED_HEADS = ("solver", "layer", "class_weights", "allow_probe_file")
+_SOLVED_HEAD_FLAGS = ("solver", "layer", "class_weights", "allow_probe_file")
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that a run of the main job is told."""
+    """What a run of the main job is asked to do."""
 
     model: ModelOptions
     data: TrainDataOptions
@@ -79,7 +80,7 @@ def run(argv: Sequence[str]) -> int:
     types = (ModelOptions, TrainDataOptions, OutputOptions, DiagnosisOptions, TransferArguments)
     model, data, output, diagnosis, args, given = parse(types, argv, "train", DESCRIPTIONS["train"], DEFAULTS)
     if "output_dir" not in given:
-        raise ArgumentError("Where to put the results? Give --output_dir FOLDER.")
+        raise ArgumentError("Train needs a folder for the results: give --output_dir FOLDER.")
     settle_recipe(args, given)
     auto.check_automatic(args, diagnosis, given)
     if not auto.is_automatic(args):
@@ -98,13 +99,13 @@ def settle_recipe(args: TransferArguments, given: frozenset[str]) -> None:
 
 
 def settle_solver(args: TransferArguments, data: TrainDataOptions, given: frozenset[str]) -> None:
-    """Check what was given for a head that is solved.
+    """Check the flags that depend on whether the head is solved, and switch augmentation off where it is.
 
     Raises:
-        ArgumentError: A flag needs a solved head and there is none, or gradient steps and there are none.
+        ArgumentError: A flag needs a solved head and the head is trained in steps, or the other way round.
     """
     if not solves(args):
-        asked = [name for name in _OF_SOLVED_HEADS if vars(args)[name] not in (None, "none", False)]
+        asked = [name for name in _SOLVED_HEAD_FLAGS if vars(args)[name] not in (None, "none", False)]
         if asked:
             raise ArgumentError(
                 f"--{', --'.join(asked)} are for a head that is solved: the recipes linear_probe and svm without "
@@ -115,14 +116,16 @@ def settle_solver(args: TransferArguments, data: TrainDataOptions, given: frozen
         raise ArgumentError(PROBE_IS_NOT_PUBLISHED + " Leave --push_to_hub or --allow_probe_file out.")
     if "augmentation" in given and data.augmentation != "none":
         raise ArgumentError(
-            "A solved head sees each image once and without augmentation. Leave --augmentation out, or train the head "
-            "by gradient steps: --solver none."
+            "A solved head sees each image once, without augmentation. Leave --augmentation out, or train the head by "
+            "gradient steps: --solver none."
         )
     data.augmentation = "none"
 
 
 def train(job: Job) -> None:
     """Load, train, evaluate, save and describe.
+
+    Everything that can be refused is refused before the output folder changes and the training begins.
 
     Raises:
         TransferError: The model, the data, the plan or the output folder cannot be used.
@@ -133,52 +136,51 @@ def train(job: Job) -> None:
     quiet_libraries()
     terminal = Terminal(sys.stdout, enabled=args.process_index == 0)
     folder = RunFolder(Path(args.output_dir), resume=bool(args.resume_from_checkpoint), overwrite=job.overwrite)
-    repo_id = None
-    if args.process_index == 0:
-        folder.check()
-        if args.push_to_hub:
-            target = check_target(args.hub_model_id or folder.path.absolute().name, args.hub_private_repo is not False)
-            repo_id = target.repo_id
-    with args.main_process_first(desc="load the data"):
-        check_trainable(job.model.model_name_or_path, job.model.model_revision)
-        data = load_images(job.data)
-    loaded = load_model(job.model, data.label_names, args.seed)
+    repo_id = _check_destination(args, folder)
+    data, loaded = _load(job)
     diagnosis = _diagnose(job, data, loaded, terminal)
-    compute_metrics = make_compute_metrics(data.label_names, tuple(job.data.metrics or ()))
     plan = plan_from_arguments(args)
     assert plan is not None
     check_processes(plan, args)
-    # A solved head has no learning rate to show.
-    rate = None if measures_rate(args) else args.learning_rate
-    table = "" if solves(args) else plan.describe(loaded.model, rate)
-    check_private(data.to_dict())
-    _check_card(job, data, loaded, repo_id)
-    if args.process_index == 0:
-        folder.check_space(loaded.model, None if args.save_strategy == "no" else args.save_total_limit)
-    trainer = _make_trainer(job, data, loaded, compute_metrics)
-    if args.process_index == 0:
-        folder.prepare()
-        if diagnosis is not None:
-            auto.keep(diagnosis, folder.path)
+    description = _describe(plan, loaded, args)
+    _check_record(job, data, loaded, repo_id)
+    trainer = _make_trainer(job, data, loaded)
+    _prepare(folder, args, loaded, diagnosis)
     if diagnosis is None:
         _show_data(data, terminal)
     terminal.heading(f"What will be trained: {loaded.base.architecture}")
-    if loaded.base.random_weights:
-        terminal.text("No pretrained weights: this is an architecture's name, and all weights are random.")
-    terminal.text(table)
-    terminal.text(_lengths(plan, args))
-    _train_and_write(job, trainer, data, loaded, folder.path, terminal, diagnosis)
+    terminal.text(description)
+    _train_and_write(job, trainer, data, loaded.base, folder.path, terminal, diagnosis)
+
+
+def _check_destination(args: TransferArguments, folder: RunFolder) -> str | None:
+    """Check the output folder and, for a push, the repository, whose id is returned; in the first process alone."""
+    if args.process_index != 0:
+        return None
+    folder.check()
+    if not args.push_to_hub:
+        return None
+    name = args.hub_model_id or folder.path.absolute().name
+    return check_target(name, args.hub_private_repo is not False).repo_id
+
+
+def _load(job: Job) -> tuple[ImageData, LoadedModel]:
+    """The images, and the model with a head for their classes."""
+    with job.args.main_process_first(desc="load the data"):
+        check_trainable(job.model.model_name_or_path, job.model.model_revision)
+        data = load_images(job.data)
+    return data, load_model(job.model, data.label_names, job.args.seed)
 
 
 def _diagnose(job: Job, data: ImageData, loaded: LoadedModel, terminal: Terminal) -> Diagnosis | None:
-    """For the recipe auto: choose, show, and set the arguments of what was chosen."""
+    """For the recipe auto: choose a recipe, show why, and set its arguments."""
     if not auto.is_automatic(job.args):
         return None
     _show_data(data, terminal)
     found = auto.choose_recipe(job.diagnosis, data, loaded, job.args)
     auto.show(found, terminal)
     auto.apply(found, job.args, job.data, job.given)
-    settle_solver(job.args, job.data, job.given - {"augmentation"})  # of a training, had there been one
+    settle_solver(job.args, job.data, job.given - {"augmentation"})  # a solved head ignores it here
     return found
 
 
@@ -187,55 +189,107 @@ def _show_data(data: ImageData, terminal: Terminal) -> None:
     terminal.data(data)
 
 
+def _describe(plan: TransferPlan, loaded: LoadedModel, args: TransferArguments) -> str:
+    """What will be trained, at which learning rate and for how long.
+
+    Raises:
+        PlanError: The plan does not fit the model.
+    """
+    lines = []
+    if loaded.base.random_weights:
+        lines.append("No pretrained weights: the model is named by its architecture, and all weights are random.")
+    if solves(args):
+        return "\n".join([*lines, "The head is solved on features that are computed once, without learning rate."])
+    lines.append(plan.describe(loaded.model, None if measures_rate(args) else args.learning_rate))
+    lines.append("Length: " + ", then ".join(_length(phase, args) for phase in plan.phases))
+    if measures_rate(args):
+        lines.append("Learning rate: measured by a range test when a phase begins; the table shows multiples of it.")
+    return "\n".join(lines)
+
+
+def _length(phase: Phase, args: TransferArguments) -> str:
+    if phase.head_solver is not None:
+        return f"{phase.name}: solved, no epochs"
+    steps = phase.max_steps or (args.max_steps if args.max_steps > 0 else None)
+    epochs = args.num_train_epochs if phase.epochs is None else phase.epochs
+    return f"{phase.name}: {steps} steps" if steps else f"{phase.name}: {epochs:g} epochs"
+
+
+def _prepare(folder: RunFolder, args: TransferArguments, loaded: LoadedModel, diagnosis: Diagnosis | None) -> None:
+    """Make the output folder; in the first process alone."""
+    if args.process_index != 0:
+        return
+    folder.check_space(loaded.model, None if args.save_strategy == "no" else args.save_total_limit)
+    folder.prepare()
+    if diagnosis is not None:
+        auto.keep(diagnosis, folder.path)
+
+
 def _train_and_write(
     job: Job,
     trainer: TransferTrainer,
     data: ImageData,
-    loaded: LoadedModel,
+    base: BaseModel,
     folder: Path,
     terminal: Terminal,
     diagnosis: Diagnosis | None,
 ) -> None:
-    terminal.heading("Training")
+    """Train, evaluate, and write and show the results."""
+    metrics, train_seconds = _train(job, trainer, data, terminal)
     started = time.perf_counter()
-    trainer.data_fingerprint = data.fingerprint
-    trainer.interrupts.advice = _how_to_resume(job)
-    result = trainer.train(resume_from_checkpoint=job.args.resume_from_checkpoint)
-    trained = time.perf_counter()
-    for test in trainer.range_tests:
-        terminal.text(f"Learning rate of {test.phase}: {test.learning_rate:.3g}, {test.reason}.")
-    trainer.save_model(_internal_call=True)  # not yet to the Hub: results and card are not there
+    trainer.save_model(_internal_call=True)  # not yet to the Hub, since results and card are missing
     results = _evaluate(trainer, data)
-    evaluated = time.perf_counter()
     if trainer.is_world_process_zero():
-        trainer.save_metrics("train", result.metrics)
+        trainer.save_metrics("train", metrics)
         trainer.save_state()
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, with the Hub token in plain text
         record = make_record(
             trainer,
             data,
-            loaded.base,
+            base,
             {result.report.split: result.report for result in results},
             command=job.command,
             split_seed=job.data.split_seed,
             augmentation=job.data.augmentation,
-            train_seconds=None if job.args.resume_from_checkpoint else trained - started,
-            evaluation_seconds=evaluated - trained,
+            train_seconds=train_seconds,
+            evaluation_seconds=time.perf_counter() - started,
             calibration=measure_calibration(*((r.report.split, r.logits, r.labels) for r in results[:2])),
             diagnosis=None if diagnosis is None else diagnosis.to_dict(),
         )
         write_results(folder, record, results, data.skipped)
         if not is_probe(folder):
             write_samples(trainer, folder)
+    _show_results(trainer, data, folder, results, terminal)
+
+
+def _train(
+    job: Job, trainer: TransferTrainer, data: ImageData, terminal: Terminal
+) -> tuple[dict[str, float], float | None]:
+    """Train; the metrics of the training, and its seconds unless it was resumed."""
+    terminal.heading("Training")
+    trainer.data_fingerprint = data.fingerprint
+    trainer.interrupts.advice = _how_to_resume(job)
+    started = time.perf_counter()
+    metrics = trainer.train(resume_from_checkpoint=job.args.resume_from_checkpoint).metrics
+    seconds = time.perf_counter() - started
+    for test in trainer.range_tests:
+        terminal.text(f"Learning rate of {test.phase}: {test.learning_rate:.3g}, {test.reason}.")
+    return metrics, None if job.args.resume_from_checkpoint else seconds
+
+
+def _show_results(
+    trainer: TransferTrainer, data: ImageData, folder: Path, results: list[SplitResult], terminal: Terminal
+) -> None:
+    """Show metrics and files, and publish what was asked for."""
     terminal.results([result.report for result in results])
     if data.skipped:
-        terminal.text(f"{SKIPPED_FILE} names the images that were left out; it is not published.")
+        terminal.text(f"{SKIPPED_FILE} names the images that were skipped; it is not published.")
     terminal.files(folder, is_probe(folder))
     if trainer.training_push is not None:
         report(terminal, trainer.training_push.publish(folder, "End of training"))
 
 
-def _make_trainer(job: Job, data: ImageData, loaded: LoadedModel, compute_metrics: Any) -> TransferTrainer:
+def _make_trainer(job: Job, data: ImageData, loaded: LoadedModel) -> TransferTrainer:
     assert data.train is not None and data.validation is not None
     kind = LinearProbeTrainer if solves(job.args) else TransferTrainer
     return kind(
@@ -245,7 +299,7 @@ def _make_trainer(job: Job, data: ImageData, loaded: LoadedModel, compute_metric
         train_dataset=data.train.with_transform(train_transform(loaded.processor, job.data.augmentation)),
         eval_dataset=data.validation.with_transform(eval_transform(loaded.processor)),
         processing_class=loaded.processor,
-        compute_metrics=compute_metrics,
+        compute_metrics=make_compute_metrics(data.label_names, tuple(job.data.metrics or ())),
     )
 
 
@@ -260,24 +314,8 @@ def _evaluate(trainer: TransferTrainer, data: ImageData) -> list[SplitResult]:
     return results
 
 
-def _lengths(plan: TransferPlan, args: TransferArguments) -> str:
-    """How long each phase is, in words."""
-    if solves(args):
-        return "The head is solved on features that are computed once: no epochs and no learning rate."
-    words = []
-    for phase in plan.phases:
-        if phase.head_solver is not None:
-            words.append(f"{phase.name}: solved, no epochs")
-            continue
-        epochs = args.num_train_epochs if phase.epochs is None else phase.epochs
-        steps = phase.max_steps or (args.max_steps if args.max_steps > 0 else None)
-        words.append(f"{phase.name}: {steps} steps" if steps else f"{phase.name}: {epochs:g} epochs")
-    measured = "\nLearning rate: measured by a range test when a phase begins; the table shows multiples of it."
-    return "Length: " + ", then ".join(words) + (measured if measures_rate(args) else "")
-
-
 def _check_values(job: Job) -> None:
-    """Refuse numbers that Trainer would only stumble over later, and what is not there yet."""
+    """Refuse numbers on which Trainer would fail later, and a token."""
     args = job.args
     positive = {
         "learning_rate": 1.0 if measures_rate(args) else args.learning_rate,
@@ -296,15 +334,16 @@ def _check_values(job: Job) -> None:
         )
 
 
-def _check_card(job: Job, data: ImageData, loaded: LoadedModel, repo_id: str | None) -> None:
-    """Check before training what card and record would say of model and data, so that nothing fails after hours.
+def _check_record(job: Job, data: ImageData, loaded: LoadedModel, repo_id: str | None) -> None:
+    """Check before training what card and record will say of model and data, so that nothing fails after hours.
 
     Args:
         job: What is trained.
         data: The images.
         loaded: The model.
-        repo_id: Where it will be pushed to, with its owner; None if nowhere.
+        repo_id: The repository for a push, with its owner, or None.
     """
+    check_private(data.to_dict())
     known = RunRecord(
         command=sanitise_command(job.command),
         versions=collect_versions(),
@@ -324,7 +363,7 @@ def _check_card(job: Job, data: ImageData, loaded: LoadedModel, repo_id: str | N
 
 
 def _how_to_resume(job: Job) -> str:
-    """The command that resumes an interrupted run; without the token, which belongs into no log."""
+    """The command that resumes an interrupted run, without a token, which no log may hold."""
     dropped, kept, skipping = ("--resume_from_checkpoint", "--overwrite_output_dir", "--hub_token"), [], False
     for word in job.command:
         if word.startswith("--"):
@@ -333,8 +372,8 @@ def _how_to_resume(job: Job) -> str:
             kept.append(word)
     command = shlex.join([*kept, "--resume_from_checkpoint", "true"])
     if job.args.world_size > 1:
-        return f"Go on with accelerate launch, as before, and: {command.replace('hf-transfer', '-m hf_transfer', 1)}"
-    return f"Go on with: {command}"
+        return f"Resume with accelerate launch, as before, and: {command.replace('hf-transfer', '-m hf_transfer', 1)}"
+    return f"Resume with: {command}"
 
 
 def _resume(value: str | None, folder: Path) -> str | bool | None:

@@ -44,7 +44,7 @@ _MADE = (f"{WIDGET_IMAGES}?.png", f"{EVAL_RESULTS}*.yaml")
 
 PROBE_IS_NOT_PUBLISHED = (
     "A result that is a probe file is not published: pipelines and the Hub's own page would run the checkpoint in the "
-    "same folder, which is a different classifier from the one that was evaluated."
+    "same folder, which is another classifier than the one that was evaluated."
 )
 CHECKPOINT = "checkpoint"
 """Folder in the repository for the state that a run can be resumed from."""

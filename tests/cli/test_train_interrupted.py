@@ -1,4 +1,4 @@
-"""hf-transfer train: a signal ends it with a checkpoint, an exit code and the command that goes on."""
+"""hf-transfer train: a signal ends it with a checkpoint, an exit code and the command that resumes it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_sigterm_then_the_printed_command(
     assert main(["train", *required, *flags, "--overwrite_output_dir"]) == 143
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert "Stopped by SIGTERM at step 2; checkpoint-2" in message
-    command = shlex.split(message.partition("Go on with: ")[2])
+    command = shlex.split(message.partition("Resume with: ")[2])
     assert command[:2] == ["hf-transfer", "train"] and "--overwrite_output_dir" not in command
     assert main(command[1:]) == 0
     assert (output / "run.json").is_file()
