@@ -22,33 +22,35 @@ from hf_transfer.trainer.fields import AUTO
 from hf_transfer.utils.files import write_atomically
 from hf_transfer.utils.privacy import check_private
 
-# Flags that say the same as an option of the recipe, which then is left to them.
+# Options of a recipe that a flag sets as well; the flag wins.
 _SAME_AS_FLAG = {"learning_rate": "learning_rate", "epochs": "num_train_epochs", "norm": "norm"}
-# Few images are trained on for many short epochs, and the evaluation images may be more than they.
+# With few training images the epochs are many and short, and an evaluation can take longer than an epoch.
 _MOST_EVALUATIONS = 10
 _WHEN = frozenset({"eval_strategy", "eval_steps", "save_strategy", "save_steps"})
 
 
 def is_automatic(args: TransferArguments) -> bool:
-    """Whether a diagnosis is to choose the recipe."""
+    """Whether a diagnosis chooses the recipe."""
     return args.recipe == AUTO
 
 
 def check_automatic(args: TransferArguments, options: DiagnosisOptions, given: frozenset[str]) -> None:
-    """Check the flags around the recipe auto.
+    """Check the flags that depend on whether a diagnosis chooses the recipe.
 
     Raises:
-        ArgumentError: Flags of a diagnosis are given without it, or what only its choice could take is given with it.
+        ArgumentError: A flag of the diagnosis is given without `--recipe auto`, or a flag of its choice with it.
     """
     if not is_automatic(args):
         unused = sorted({"prefer", "budget"} & given)
         if unused:
-            raise ArgumentError(f"--{', --'.join(unused)} are for a recipe that is chosen: give --recipe auto.")
+            raise ArgumentError(
+                f"--{', --'.join(unused)} are for a recipe that a diagnosis chooses: give --recipe auto."
+            )
         return
     clash = sorted({"recipe_options", "layer", "solver", "plan"} & given)
     if clash:
         raise ArgumentError(
-            f"The recipe auto chooses by itself what --{', --'.join(clash)} would say. Leave them out, or name a "
+            f"The recipe auto chooses by itself what --{', --'.join(clash)} would set. Leave them out, or name a "
             "recipe."
         )
     check_budget(options.budget)
@@ -57,7 +59,7 @@ def check_automatic(args: TransferArguments, options: DiagnosisOptions, given: f
 def choose_recipe(
     options: DiagnosisOptions, data: ImageData, loaded: LoadedModel, args: TransferArguments
 ) -> Diagnosis:
-    """Diagnose, or when a run is resumed read what was diagnosed when it began.
+    """Diagnose; a resumed run reads the diagnosis that it began with.
 
     Raises:
         ArgumentError: There is no stored diagnosis to resume with.
@@ -86,11 +88,11 @@ def stored_diagnosis(folder: Path, checkpoint: str | bool) -> Diagnosis:
 
     Args:
         folder: The output folder.
-        checkpoint: The checkpoint to resume from; where it is a folder, it, which has one if it was published, and its
-            parent are looked into first.
+        checkpoint: The checkpoint to resume from. If it is a folder, it and its parent are searched first, because a
+            published checkpoint has a diagnosis of its own.
 
     Raises:
-        ArgumentError: There is none.
+        ArgumentError: There is no stored diagnosis.
     """
     folders = ([Path(checkpoint), Path(checkpoint).parent] if isinstance(checkpoint, str) else []) + [folder]
     for path in (each / name for each in folders for name in (PLAN_FILE, DIAGNOSIS_FILE)):
@@ -102,28 +104,28 @@ def stored_diagnosis(folder: Path, checkpoint: str | bool) -> Diagnosis:
         if found is not None:
             return Diagnosis.from_dict(found)
     raise ArgumentError(
-        f"The run to resume has no stored diagnosis ({PLAN_FILE} or {DIAGNOSIS_FILE}). Resume with the recipe that it "
-        "was trained by, or start a new run in another output folder."
+        f"The run to resume has no stored diagnosis ({PLAN_FILE} or {DIAGNOSIS_FILE}). Resume with the recipe of "
+        "its training, or start a new run in another output folder."
     )
 
 
 def apply(diagnosis: Diagnosis, args: TransferArguments, data: TrainDataOptions, given: frozenset[str]) -> None:
-    """Set recipe, options and arguments as if the user had given them; what the user did give stays."""
+    """Set the recipe, its options and the arguments that the user has not given."""
     chosen = diagnosis.decision.chosen
     args.recipe = chosen.recipe
     kept = {name: value for name, value in chosen.options.items() if _SAME_AS_FLAG.get(name) not in given}
     args.recipe_options = kept or None
     if chosen.recipe == "linear_probe":
         args.layer = chosen.layer
-        args.norm = None  # of trained layers, and there are none
+        args.norm = None  # no layer is trained
     else:
-        args.allow_probe_file = False  # allowed, and not needed
+        args.allow_probe_file = False  # no probe file is needed
     for name, value in _arguments(chosen.arguments, args).items():
         if name not in given:
             setattr(data if name == "augmentation" else args, name, value)
     if chosen.options.get("epochs", 0) > _MOST_EVALUATIONS and not given & {*_WHEN, "num_train_epochs"}:
         args.eval_strategy = args.save_strategy = IntervalStrategy.STEPS
-        args.eval_steps = args.save_steps = 1 / _MOST_EVALUATIONS  # below 1: a share of all steps
+        args.eval_steps = args.save_steps = 1 / _MOST_EVALUATIONS  # below 1: a fraction of all steps
 
 
 def _arguments(stated: Mapping[str, Any], args: TransferArguments) -> dict[str, Any]:
@@ -136,7 +138,7 @@ def _arguments(stated: Mapping[str, Any], args: TransferArguments) -> dict[str, 
 
 
 def show(diagnosis: Diagnosis, terminal: Terminal) -> None:
-    """Print what was found and chosen."""
+    """Print the findings and the choice."""
     terminal.heading("Diagnosis")
     terminal.text(diagnosis.heading())
     terminal.text(diagnosis.description())

@@ -1,4 +1,4 @@
-"""`hf-transfer demo`: the main job on an ImageNet model and images of the package, offline unless it is pushed."""
+"""`hf-transfer demo`: train an ImageNet model on images of the package, offline unless the result is pushed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hf_transfer.cli.flags import DESCRIPTIONS, DemoOptions, ModelOptions, TrainDataOptions
 
-# The image size is chosen for less than three minutes on two cores; README.md has the accuracies.
+# At this image size the demo takes less than three minutes on two cores; README.md has the accuracies.
 SETTINGS = {
     "image_size": "96",
     "recipe": "auto",
@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _is_demo(folder: Path) -> bool:
-    """Whether the folder holds an earlier demo, which may be replaced."""
+    """Whether the folder holds the result of an earlier demo, which is replaced."""
     try:
         command = json.loads((folder / "run.json").read_text(encoding="utf-8"))["command"]
     except (OSError, ValueError, KeyError):

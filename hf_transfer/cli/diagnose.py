@@ -1,4 +1,4 @@
-"""`hf-transfer diagnose`: measure which kind of transfer a data set needs, and say which recipe to use and why."""
+"""`hf-transfer diagnose`: measure which kind of transfer a data set needs, and recommend a recipe with reasons."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> int:
         progress=sys.stderr.isatty(),
     )
     show(found, terminal)
-    terminal.heading("Train so")
+    terminal.heading("Train with")
     terminal.text(_command(model.model_name_or_path, data.dataset, found.decision.chosen))
     if options.json is not None:
         found.save(options.json)
@@ -59,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _command(model: str, dataset: str, chosen: Candidate) -> str:
-    """The command that trains what was chosen."""
+    """The command that trains the chosen candidate."""
     words = ["hf-transfer", "train", "--model_name_or_path", model, "--dataset", dataset, "--recipe", chosen.recipe]
     if chosen.options:
         words += ["--recipe_options", json.dumps(dict(chosen.options))]

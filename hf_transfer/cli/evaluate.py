@@ -1,4 +1,4 @@
-"""`hf-transfer evaluate`: all metrics and figures of a trained model on a data set."""
+"""`hf-transfer evaluate`: compute all metrics and figures of a trained model on a data set."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the command; the model may also be given as the first word."""
+    """Run the command; the first word may be the model."""
     words = list(argv)
     if words and not words[0].startswith("-"):
         words = ["--model_name_or_path", *words]
@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
         RunFolder(Path(options.output_dir)).check()
     own_run = _own_run(options.model_name_or_path)
     if "split_seed" not in given and own_run is not None:
-        # Another seed would mix in images that the model was trained on.
+        # Another seed would put images of the training into the evaluation split.
         data_options.split_seed = own_run.split_seed
     quiet_libraries()
     model, processor = _load(options.model_name_or_path, options.model_revision)
@@ -83,7 +83,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _load(name: str, revision: str | None) -> tuple[nn.Module, Any]:
-    """Model and processor; of a run whose result is a probe file, the probe."""
+    """Model and processor, from a probe file if that is the result of the run."""
     if is_probe(name):
         probe = load_probe(name)
         return probe.model, probe.processor
@@ -98,10 +98,10 @@ def evaluate_split(
 
     Args:
         trainer: With `compute_metrics`.
-        transformed: The split as the model takes it.
+        transformed: The split as input of the model.
         images: The split with its images and names.
         name: Name of the split, for the report.
-        prefix: Prefix of the metrics in `<prefix>_results.json`; None writes none.
+        prefix: Prefix of the metrics in `<prefix>_results.json`; None writes no file.
     """
     output = trainer.predict(transformed, metric_key_prefix=prefix or "eval")
     if prefix is not None and trainer.is_world_process_zero():
@@ -115,7 +115,7 @@ def evaluate_split(
 
 
 def _extra_metrics(metrics: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
-    """The metrics that `--metrics` added: what is neither among ours nor a measure of the pass itself."""
+    """The metrics that `--metrics` added: neither ours nor the duration of the evaluation."""
     ours = {*METRIC_TITLES, "loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time"}
     for key, value in metrics.items():
         name = key.removeprefix(f"{prefix}_")
@@ -124,13 +124,13 @@ def _extra_metrics(metrics: Mapping[str, Any], prefix: str) -> Iterator[tuple[st
 
 
 def _own_run(folder: str) -> RunRecord | None:
-    """The record of the run that trained the model, where the model is a folder that has one."""
+    """The record of the run that trained the model, if the model is the folder of a run."""
     path = Path(folder) / "run.json"
     return RunRecord.load(path) if path.is_file() else None
 
 
 def _choose_split(data: ImageData, wanted: str | None, seen: bool) -> tuple[str, Any]:
-    """The split to evaluate; of data without splits all, unless the model was trained on their training part."""
+    """The split to evaluate. Data without splits are evaluated whole, unless the model was trained on a part."""
     if wanted is None and not seen and data.evaluation_split.startswith("train") and data.train is not None:
         return "all", concatenate_datasets([data.train, data.validation])
     available = {"train": data.train, "validation": data.validation, "test": data.test}

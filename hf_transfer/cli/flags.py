@@ -13,7 +13,7 @@ from hf_transfer.plans import recipes
 
 DESCRIPTIONS: Mapping[str, str] = {
     "train": "Fine-tune an image classifier, evaluate it, and write checkpoint, card, figures and report.",
-    "diagnose": "Measure which kind of transfer a data set needs, and say which recipe to use and why.",
+    "diagnose": "Measure which kind of transfer a data set needs, and recommend a recipe with reasons.",
     "inspect": "Show the layer groups of a model, and what a recipe would train at which learning rate.",
     "evaluate": "Compute all metrics and figures of a trained model on a data set.",
     "publish": "Check, stage, upload and verify a finished run.",
@@ -41,7 +41,7 @@ MACHINE_DEFAULTS: Mapping[str, str] = {
 """Defaults of `train` that depend on the machine, in words."""
 DEFAULT_RECIPE = "lp_ft"
 REFUSED = frozenset({"hub_token"})
-"""Flags of Trainer that every command refuses; no help lists them."""
+"""Flags of Trainer that no command accepts and no help lists."""
 
 
 @dataclass
@@ -158,7 +158,7 @@ class DiagnosisOptions:
 
 @dataclass
 class DiagnoseOptions:
-    """What to measure on, and where to write."""
+    """What is measured, and where the diagnosis goes."""
 
     json: str | None = field(
         default=None, metadata={"help": "JSON file for the diagnosis. Default: nothing is written."}
@@ -180,7 +180,7 @@ class DiagnoseOptions:
 
 @dataclass
 class InspectOptions:
-    """Which model, and under which plan."""
+    """Which model, and which plan."""
 
     model_name_or_path: str = field(
         metadata={
@@ -214,7 +214,7 @@ class InspectOptions:
 
 @dataclass
 class EvaluateOptions:
-    """Which model, which split, and where to."""
+    """Which model, which split, and where the results go."""
 
     model_name_or_path: str = field(
         metadata={"help": "Hub id or local folder of a trained classifier; also the first word."}
@@ -281,7 +281,7 @@ class PublishOptions:
 
 @dataclass
 class DemoOptions:
-    """Where to."""
+    """Where the results go."""
 
     output_dir: str = field(default="hf-transfer-demo", metadata={"help": "Folder for the results."})
     overwrite_output_dir: bool = field(

@@ -23,7 +23,7 @@ from hf_transfer.utils.imports import collection_paused
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the command; the model may also be given as the first word."""
+    """Run the command; the first word may be the model."""
     words = list(argv)
     if words and not words[0].startswith("-"):
         words = ["--model_name_or_path", *words]
@@ -32,7 +32,7 @@ def run(argv: Sequence[str]) -> int:
     model = _structure(options)
     plan = _plan(options)
     if plan is not None and options.granularity != "block":
-        raise ArgumentError("Plans are resolved for blocks: give --granularity stage without --recipe or --plan.")
+        raise ArgumentError("A plan needs the granularity block: give --granularity stage without --recipe or --plan.")
     default = recipes.default_learning_rate(options.recipe or "")
     rate = default if options.learning_rate is None else options.learning_rate
     if rate <= 0:
@@ -50,7 +50,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _structure(options: InspectOptions) -> nn.Module:
-    """The model without weights; only what is needed to build it is imported."""
+    """The model without weights; imports only what builds it."""
     name = options.model_name_or_path
     with collection_paused():
         if name.startswith("timm:") and not options.json:
@@ -99,7 +99,7 @@ def _as_dict(model: nn.Module, wrapper: ModelWrapper, plan: TransferPlan | None,
 
 
 def notes(wrapper: ModelWrapper) -> list[str]:
-    """What the table of groups does not show: parts without a gradient, in several places, or run several times."""
+    """What the table does not show: parts without a gradient, shared weights, and modules that run several times."""
     found = []
     if unused := wrapper.unused_parameters:
         found.append(f"No forward pass uses: {', '.join(unused)}. They get no gradient and stay as they are.")

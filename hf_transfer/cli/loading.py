@@ -1,4 +1,4 @@
-"""Loading of the images and of the model that the flags name."""
+"""Load the images and the model that the flags name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_transfer.models.loading import LoadedModel, load_for_training
 def load_images(
     options: DataOptions, label_names: Sequence[str] | None = None, require_train: bool = True
 ) -> ImageData:
-    """Load the data set of the flags; arguments and errors as in `hf_transfer.data.load`."""
+    """Load the data set that the flags name; arguments and errors as in `hf_transfer.data.load`."""
     return load(
         options.dataset,
         image_column=options.image_column,
@@ -27,7 +27,7 @@ def load_images(
 
 
 def load_model(options: ModelOptions, label_names: Sequence[str], seed: int) -> LoadedModel:
-    """Load the model of the flags, to be trained; errors as in `hf_transfer.models.loading.load_for_training`."""
+    """Load the model that the flags name, for training; errors as in `models.loading.load_for_training`."""
     return load_for_training(
         options.model_name_or_path,
         label_names,

@@ -1,4 +1,4 @@
-"""Parsing of the flags of a command, and of the YAML file that can hold them."""
+"""Parse the flags of a command, and the YAML file that can hold them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def parse(
     description: str,
     defaults: Mapping[str, Any] | None = None,
 ) -> tuple[Any, ...]:
-    """Parse flags into dataclasses; those of `--config FILE.yaml` come first and flags override them.
+    """Parse flags into dataclasses; flags override those of `--config FILE.yaml`.
 
     Args:
         types: Dataclasses whose fields are the flags.
         argv: Arguments after the command's name.
-        command: For the usage line.
-        description: For the help text.
-        defaults: Defaults of this command where they differ from the dataclasses'.
+        command: Its name, for the usage line.
+        description: For the help text of argparse.
+        defaults: Defaults of the command that differ from those of the dataclasses.
 
     Returns:
         One instance of each type, then the names of the flags that were given.
@@ -64,7 +64,7 @@ def parse(
 
 
 def _parser(types: Sequence[type], **settings: Any) -> Any:
-    """transformers' parser where its training arguments are parsed, else a plain one that imports nothing."""
+    """The parser of transformers for its training arguments; otherwise a plain one that imports nothing."""
     if not any(issubclass(each, TransferFields) for each in types):
         return PlainParser(types, **settings)
     from transformers import HfArgumentParser
@@ -73,7 +73,7 @@ def _parser(types: Sequence[type], **settings: Any) -> Any:
 
 
 def _check_config(config: dict[str, Any], parser: argparse.ArgumentParser) -> None:
-    """Check what argparse checks of flags but not of defaults: choices; and turn one word into a list of one."""
+    """Check the choices, which argparse checks for flags but not for defaults, and make a list of a single word."""
     for action in parser._actions:
         if action.dest not in config:
             continue
@@ -84,7 +84,7 @@ def _check_config(config: dict[str, Any], parser: argparse.ArgumentParser) -> No
         if action.nargs == "+" and isinstance(value, str):
             config[action.dest] = [value]
         if isinstance(value, list) and action.nargs != "+":
-            raise ArgumentError(f"In the configuration, {action.dest} must be one value, found a list.")
+            raise ArgumentError(f"In the configuration, {action.dest} must be one value; found a list.")
 
 
 def _read_config(argv: list[str], known: set[str]) -> dict[str, Any]:

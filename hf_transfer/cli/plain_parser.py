@@ -1,6 +1,6 @@
 """argparse for plain dataclasses, with flags spelled as transformers' `HfArgumentParser` spells them.
 
-Importing that parser takes half a second of CPU, which the commands that train nothing can do without.
+Importing the parser of transformers takes half a second of CPU, which commands that do not train can save.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class PlainParser(argparse.ArgumentParser):
                 self._add(field, hints[field.name])
 
     def parse_args_into_dataclasses(self, args: Sequence[str], **_: Any) -> tuple[Any, ...]:
-        """One instance of each dataclass, all other arguments of the parser, and the words that are none."""
+        """One instance of each dataclass, the other arguments of the parser, and the unknown words."""
         found, unknown = self.parse_known_args(list(args))
         values = vars(found)
         parsed = [each(**{field.name: values.pop(field.name) for field in fields(each)}) for each in self._types]

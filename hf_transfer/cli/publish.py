@@ -46,10 +46,10 @@ def run(argv: Sequence[str]) -> int:
 
 
 def report(terminal: Terminal, made: Publication) -> None:
-    """Print what was published."""
+    """Print what was published and how it was verified."""
     visibility = "private" if made.private else "public"
     if made.revision is None:
-        terminal.heading(f"Dry run: nothing was sent to {made.repo_id} ({visibility})")
+        terminal.heading(f"Dry run: nothing was uploaded to {made.repo_id} ({visibility})")
         terminal.text("\n".join(made.files))
         return
     what = f"pull request {made.pull_request}" if made.pull_request else "commit"

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from hf_transfer.evaluation import EvaluationReport
 
 _SHOWN = 3
-"""So many images that were left out are named."""
+"""Number of skipped images that are named."""
 
 
 class Terminal:
-    """Writes for people; silent on all processes but the first."""
+    """Prints for people; silent in all processes but the first."""
 
     def __init__(self, stream: TextIO, enabled: bool = True) -> None:
         self._console = Console(file=stream, quiet=not enabled, highlight=False, soft_wrap=True, markup=False)
@@ -36,7 +36,7 @@ class Terminal:
         self._console.print(text)
 
     def data(self, data: ImageData) -> None:
-        """Print the number of images in each split, and what was skipped."""
+        """Print the number of images in each split, and the skipped images."""
         table = Table(box=None, pad_edge=False)
         for column in ("split", "images", "classes", "smallest class", "largest class"):
             table.add_column(column, justify="left" if column == "split" else "right")
@@ -47,7 +47,7 @@ class Terminal:
         if data.skipped:
             first = ", ".join(image.name for image in data.skipped[:_SHOWN])
             more = f" and {len(data.skipped) - _SHOWN} more" if len(data.skipped) > _SHOWN else ""
-            self.text(f"{len(data.skipped)} images could not be read and are left out: {first}{more}.")
+            self.text(f"{len(data.skipped)} images could not be read and are skipped: {first}{more}.")
 
     def results(self, reports: Sequence[EvaluationReport]) -> None:
         """Print the metrics of each split."""
@@ -58,21 +58,23 @@ class Terminal:
             self.text(metrics_table(report))
 
     def files(self, folder: Path, needs_us: bool = False) -> None:
-        """Print where the results are, and how to load the model; a probe file needs hf_transfer."""
+        """Print where the results are and how to load the model; a probe file needs hf_transfer."""
         self.heading("Files")
         self.text(f"{folder}: model, processor, README.md (the card), report.html, figures/, run.json")
         self.heading("Use")
         if needs_us:
             self.text(f'hf_transfer.load_probe("{folder}").predict(images)')
-            self.text("The result is a probe file, for hf_transfer alone; the checkpoint's head reads the last layer.")
+            self.text(
+                "The result is a probe file, which only hf_transfer loads; the checkpoint's head reads the last layer."
+            )
             return
         self.text(f'transformers.pipeline("image-classification", "{folder}")')
 
 
 def quiet_libraries() -> None:
-    """Leave the terminal to our tables: other libraries' notes only from warnings upwards, ours marked as such."""
+    """Keep the terminal for our tables: other libraries print errors only, and our warnings name us."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if "transformers" in sys.modules:  # a command that has not imported it does without
+    if "transformers" in sys.modules:  # importing it here would slow down commands without it
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.set_verbosity_error()

@@ -16,7 +16,6 @@ from transformers.utils import logging as transformers_logging
 
 from hf_transfer.architectures.lookup import registry_key, wrap
 from hf_transfer.architectures.registry import INFERRED
-from hf_transfer.data import with_image_size, with_num_channels
 from hf_transfer.errors import ModelError
 from hf_transfer.models.architecture_names import bare_config, bare_processor, is_bare_name
 from hf_transfer.models.channels import change_channels
@@ -74,6 +73,8 @@ def load_for_training(
         ModelError: The checkpoint is not found, is not an image classifier, lacks weights other than the head's, or
             cannot take such images.
     """
+    from hf_transfer.data import with_image_size, with_num_channels  # imports datasets, which structures do without
+
     revision = _resolved(name, revision)
     config = _load_config(name, revision, len(label_names))
     config.id2label, config.label2id = dict(enumerate(label_names)), {n: i for i, n in enumerate(label_names)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ import hf_transfer as ht
 from hf_transfer.cli import main
 from hf_transfer.cli.inspect import notes
 from tests.helpers import every_transformers_class
+
+_TRAINING = {"datasets", "pandas", "sklearn", "matplotlib", "transformers.trainer"}
 
 
 @pytest.mark.parametrize("name", ["timm:resnet18", "transformers:vit", "transformers:deit"])
@@ -44,3 +48,21 @@ def test_shared_parameters_are_told() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
     model[2].weight = model[1].weight
     assert [note for note in notes(ht.wrap(model)) if note.startswith("Shared: 1.weight is also 2.weight")]
+
+
+@pytest.mark.parametrize(
+    ("name", "needless", "shown"),
+    [
+        ("timm:resnet18", _TRAINING | {"transformers", "accelerate"}, "layer4.1"),
+        ("transformers:vit", _TRAINING, "layers.11"),
+    ],
+)
+def test_inspect_imports_only_what_it_needs(name: str, needless: set[str], shown: str) -> None:
+    """Layer groups need torch and the library that has the architecture, and nothing that data or training need."""
+    code = (
+        f"import sys; from hf_transfer.cli import main; assert main(['inspect', {name!r}]) == 0; "
+        f"found = {needless!r} & set(sys.modules); assert not found, found"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert shown in done.stdout
