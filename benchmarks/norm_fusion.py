@@ -25,7 +25,7 @@ MODELS = {"tf_efficientnet_lite0": 128, "mobilenetv3_large_100": 128, "resnet18"
 
 
 def seconds(model: nn.Module, images: torch.Tensor) -> float:
-    """Of one pass."""
+    """Seconds of one pass."""
     started = time.process_time()
     model(images)
     return time.process_time() - started

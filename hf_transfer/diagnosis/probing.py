@@ -36,7 +36,7 @@ _BLOCK_SCORES = 2**22
 
 @dataclass(frozen=True)
 class LayerProbe:
-    """Of each image whether it is classified right when it is held out.
+    """Whether each image is classified right when it is held out.
 
     Attributes:
         hits: `(images,)`, 0 to 1: the share of repeats in which it was; those that cannot be held out have 0.
@@ -59,7 +59,7 @@ class LayerProbe:
 
     @property
     def standard_error(self) -> float:
-        """Of the accuracy, over images."""
+        """Standard error of the accuracy, over images."""
         hits = self.hits[self.counted]
         return float(np.sqrt(hits.var() / len(hits)))
 

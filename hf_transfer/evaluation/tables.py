@@ -67,7 +67,7 @@ def per_class_table(report: EvaluationReport) -> str:
 
 
 def worst_and_best(scores: Sequence[ClassScore]) -> tuple[list[ClassScore], list[ClassScore]]:
-    """Of the classes that have images the ten of lowest F1, worst first, and the ten of highest, best last."""
+    """Among the classes that have images, the ten of lowest F1, worst first, and the ten of highest, best last."""
     ranked = sorted((score for score in scores if score.support), key=lambda score: score.f1)
     return ranked[:SHOWN_AT_EACH_END], ranked[SHOWN_AT_EACH_END:][-SHOWN_AT_EACH_END:]
 

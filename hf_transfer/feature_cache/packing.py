@@ -149,7 +149,7 @@ def images_of(packed: torch.Tensor) -> list[int]:
 
 
 def stamps(packed: torch.Tensor) -> set[int]:
-    """Of which stores a packed batch is."""
+    """The stores that a packed batch comes from."""
     return {int(stamp) for stamp in _trailers(packed)["stamp"].ravel()}
 
 

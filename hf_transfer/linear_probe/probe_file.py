@@ -243,7 +243,7 @@ def load_probe(folder: str | Path) -> Probe:
 
 
 def _body_fingerprint(model: nn.Module) -> str:
-    """Of all tensors but the head's, which the probe does not ask."""
+    """Fingerprint of all tensors but the head's, which the probe does not use."""
     head = wrap(model).head.module_names
     tensors = {name: tensor for name, tensor in model.state_dict().items() if not is_inside(name, head)}
     return fingerprint({"tensors": digests(tensors)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -119,8 +119,8 @@ def solve_head(
     bias = has_bias(model)
     classes = configured(model, "num_labels") if classes is None else classes
     labels, reading = labels_of(dataset)
-    source = _Source(reading, processor, labels, class_weights, classes, seed, allow_probe_file, extraction)
-    read = _features(model, layer, source)
+    source = FeatureSource(reading, processor, labels, class_weights, classes, seed, allow_probe_file, extraction)
+    read = _input_of(model, layer, source)
 
     options: dict[str, Any] = {"classes": classes, "class_weights": class_weights, "seed": seed}
     own, solved = on_first_rank(lambda: _solve(read, labels(), solver, bias, options))
@@ -133,7 +133,7 @@ def solve_head(
 
 
 def _solve(
-    read: _Read, labels: Any, solver: str, bias: bool, options: Mapping[str, Any]
+    read: HeadInput, labels: Any, solver: str, bias: bool, options: Mapping[str, Any]
 ) -> tuple[SolvedHead, SolvedHead | None]:
     """The head of the model, and that on the parts where there are any."""
     parts = list(read.parts.values())
@@ -151,7 +151,7 @@ def _solve(
 
 
 @dataclass(frozen=True)
-class _Source:
+class FeatureSource:
     """Where features come from, and how layers are judged."""
 
     dataset: Any
@@ -176,7 +176,7 @@ class _Source:
 
 
 @dataclass(frozen=True)
-class _Read:
+class HeadInput:
     """Features that a head is solved on.
 
     Attributes:
@@ -192,33 +192,53 @@ class _Read:
     parts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _features(model: nn.Module, layer: str, source: _Source) -> _Read:
+def _input_of(model: nn.Module, layer: str, source: FeatureSource) -> HeadInput:
     """Features of the layer, why it is that one, and the model whose head reads them."""
     if layer == LAST:
-        return _Read(source.extract(model, LAST)[LAST], LayerChoice(LAST, LAST, "asked for"), model)
+        return HeadInput(source.extract(model, LAST)[LAST], LayerChoice(LAST, LAST, "asked for"), model)
     if layer == ALL:
-        found = source.extract(model, layers_at_depths(model))
-        names = list(found)
-        parts = {names[place]: found[names[place]] for place in distinct(list(found.values()))}
-        return _Read(found[LAST], LayerChoice(ALL, ALL, "asked for"), model, parts)
+        return _all_joined(model, source)
+    if layer == AUTO:
+        return _best_of_all(model, source)
+    found = source.extract(model, [layer, LAST])
+    return _after(model, layer, LayerChoice(layer, layer, "asked for", source.judge(found)), found, source)
+
+
+def _all_joined(model: nn.Module, source: FeatureSource) -> HeadInput:
+    """The features of all depths side by side, equal ones once."""
+    found = source.extract(model, layers_at_depths(model))
+    names = list(found)
+    parts = {names[place]: found[names[place]] for place in distinct(list(found.values()))}
+    return HeadInput(found[LAST], LayerChoice(ALL, ALL, "asked for"), model, parts)
+
+
+def _best_of_all(model: nn.Module, source: FeatureSource) -> HeadInput:
+    """The features of the layer closest to the output that is within one standard error of the best."""
     blocks = [group.name for group in wrap(model).layer_groups if group.role == "block"]
-    found = source.extract(model, [*blocks, LAST] if layer == AUTO else [layer, LAST])
+    found = source.extract(model, [*blocks, LAST])
     evidence = source.judge(found)
-    wanted = latest_within_one_error(evidence) if layer == AUTO else layer
+    wanted = latest_within_one_error(evidence)
     if wanted == LAST:
-        return _Read(found[LAST], LayerChoice(layer, LAST, "no earlier layer is clearly better", evidence), model)
-    reason = "asked for" if layer != AUTO else "the last layer is more than one standard error behind the best"
+        return HeadInput(found[LAST], LayerChoice(AUTO, LAST, "no earlier layer is clearly better", evidence), model)
+    reason = "the last layer is more than one standard error behind the best"
+    return _after(model, wanted, LayerChoice(AUTO, wanted, reason, evidence), found, source)
+
+
+def _after(
+    model: nn.Module, wanted: str, choice: LayerChoice, found: Mapping[str, Any], source: FeatureSource
+) -> HeadInput:
+    """The features of a model that ends after a layer; else those for a probe file, or of the last layer."""
     try:
         smaller = truncate(model, after=wanted, seed=source.seed)
     except TruncationError as error:
         if source.allow_probe_file:
-            why = f"{reason}; no ordinary checkpoint can end there, so it is kept as a probe file"
-            return _Read(found[LAST], LayerChoice(layer, wanted, why, evidence), model, {wanted: found[wanted]})
-        reason = f"{wanted!r} was wanted, but no ordinary checkpoint can end there: {error}{_native(model, evidence)}"
+            why = f"{choice.reason}; no ordinary checkpoint can end there, so it is kept as a probe file"
+            return HeadInput(found[LAST], replace(choice, reason=why), model, {wanted: found[wanted]})
+        native = _native(model, choice.evidence)
+        reason = f"{wanted!r} was wanted, but no ordinary checkpoint can end there: {error}{native}"
         logger.warning("The head reads the last layer: %s %s keeps it, for hf_transfer to load.", reason, _FLAG)
-        return _Read(found[LAST], LayerChoice(layer, LAST, reason, evidence), model)
-    features = source.extract(smaller, LAST)[LAST]
-    return _Read(features, LayerChoice(layer, wanted, reason, evidence), smaller)
+        return HeadInput(found[LAST], replace(choice, layer=LAST, reason=reason), model)
+    return HeadInput(source.extract(smaller, LAST)[LAST], choice, smaller)
 
 
 def _native(model: nn.Module, evidence: Sequence[LayerEvidence]) -> str:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from hf_transfer.errors import ArgumentError
 
 LOWEST, HIGHEST = 1e-6, 10.0
-"""Of the layers with the highest rate: from where no step is seen in the loss to where every optimizer diverges."""
+"""Rates of the layers with the highest rate: from no visible step in the loss to where every optimizer diverges."""
 STEPS = 100
 """14 steps for each factor of ten: fewer leave the turn of the loss to chance, more cost as much as a short phase."""
 # Steps that are smoothed over to both sides (standard deviation of a Gaussian): a third of a factor of ten.
@@ -157,7 +157,7 @@ def read_off(rates: Sequence[float], losses: Sequence[float]) -> Reading:
 
 
 def _standard_errors(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Of the smoothed losses, from how far the losses around each are off: `(steps,)`."""
+    """Standard errors of the smoothed losses, from the spread of the losses around each: `(steps,)`."""
     weights = _weights(len(losses))
     # A loss is part of its own mean, the more so at the ends.
     own = weights.diagonal() / weights.sum(axis=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -85,25 +85,44 @@ def optimizer_groups(
     decays = tuple(weight_decay if phase.weight_decay is None else phase.weight_decay for phase in phases)
     made: list[OptimizerGroup] = []
     for group in sorted(groups, key=lambda g: (g.role != "head", -g.index)):
-        members: dict[tuple[tuple[bool, ...], bool], list[str]] = {}
-        for name in group.parameter_names:
-            pattern = tuple(name in names for names in trained)
-            if any(pattern):
-                members.setdefault((pattern, name in no_decay), []).append(name)
-        several = len({pattern for pattern, _ in members}) > 1
-        for (pattern, exempt), names in sorted(members.items(), key=lambda item: item[0], reverse=False):
-            suffix = "/no_decay" if exempt else ""
-            suffix += f" (phases {', '.join(str(i + 1) for i, on in enumerate(pattern) if on)})" if several else ""
+        members = _by_treatment(group, trained, no_decay)
+        several = len({treatment.phases for treatment in members}) > 1
+        for treatment in sorted(members):
             made.append(
                 OptimizerGroup(
-                    group.name + suffix,
+                    _group_name(group, treatment, several),
                     group.index,
-                    tuple(names),
-                    tuple(rates[i][group.index] if on else None for i, on in enumerate(pattern)),
-                    tuple(0.0 if exempt else decay for decay in decays),
+                    tuple(members[treatment]),
+                    tuple(rates[i][group.index] if on else None for i, on in enumerate(treatment.phases)),
+                    tuple(0.0 if treatment.no_decay else decay for decay in decays),
                 )
             )
     return tuple(made)
+
+
+class _Treatment(NamedTuple):
+    """What the optimizer does with a parameter: in which phases it is trained, and whether it never decays."""
+
+    phases: tuple[bool, ...]
+    no_decay: bool
+
+
+def _by_treatment(
+    group: LayerGroup, trained: Sequence[Collection[str]], no_decay: Collection[str]
+) -> dict[_Treatment, list[str]]:
+    """The parameters of a layer group that any phase trains, by how they are treated."""
+    members: dict[_Treatment, list[str]] = {}
+    for name in group.parameter_names:
+        phases = tuple(name in names for names in trained)
+        if any(phases):
+            members.setdefault(_Treatment(phases, name in no_decay), []).append(name)
+    return members
+
+
+def _group_name(group: LayerGroup, treatment: _Treatment, several: bool) -> str:
+    """Name of an optimizer group; with the phases where a layer group has several."""
+    numbers = ", ".join(str(number) for number, on in enumerate(treatment.phases, 1) if on)
+    return group.name + ("/no_decay" if treatment.no_decay else "") + (f" (phases {numbers})" if several else "")
 
 
 def param_groups(

@@ -22,7 +22,7 @@ _IMAGES_PER_AXIS = 5
 
 
 def first_equals(parts: Sequence[FloatArray]) -> list[int]:
-    """Of each part the position of the first that is equal: a pooling layer often gives just what the head reads."""
+    """For each part, the position of the first that is equal: a pooling layer often gives just what the head reads."""
     found: list[int] = []
     for place, part in enumerate(parts):
         earlier = (
