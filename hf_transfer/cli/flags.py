@@ -42,6 +42,10 @@ MACHINE_DEFAULTS: Mapping[str, str] = {
 DEFAULT_RECIPE = "lp_ft"
 REFUSED = frozenset({"hub_token"})
 """Flags of Trainer that no command accepts and no help lists."""
+NO_TOKEN = (
+    "A token is not taken as an argument, where others could read it. Log in by `hf auth login`, or set HF_TOKEN in "
+    "the environment."
+)
 
 
 @dataclass

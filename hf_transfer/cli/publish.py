@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_transfer.cli.flags import DESCRIPTIONS, PublishOptions
+from hf_transfer.cli.flags import DESCRIPTIONS, NO_TOKEN, PublishOptions
 from hf_transfer.cli.options import parse
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.errors import ArgumentError
@@ -21,10 +21,7 @@ def run(argv: Sequence[str]) -> int:
         if flag not in words and len(words) > position and not words[position].startswith("-"):
             words.insert(position, flag)
     if any(word.partition("=")[0] in ("--token", "--hub_token") for word in words):
-        raise ArgumentError(
-            "A token is not taken as an argument, where others could read it. Log in by `hf auth login`, or set "
-            "HF_TOKEN in the environment."
-        )
+        raise ArgumentError(NO_TOKEN)
     options, _ = parse((PublishOptions,), words, "publish", DESCRIPTIONS["publish"])
     quiet_libraries()
     made = publish(

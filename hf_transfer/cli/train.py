@@ -19,6 +19,7 @@ from hf_transfer.cli.evaluate import evaluate_split
 from hf_transfer.cli.flags import (
     DEFAULT_RECIPE,
     DESCRIPTIONS,
+    NO_TOKEN,
     TRAIN_DEFAULTS,
     DiagnosisOptions,
     ModelOptions,
@@ -328,10 +329,7 @@ def _check_values(job: Job) -> None:
         if value <= 0:
             raise ArgumentError(f"{name} must be above 0, found {value}.")
     if args.hub_token is not None:
-        raise ArgumentError(
-            "A token is not taken as an argument, where others could read it. Log in by `hf auth login`, or set "
-            "HF_TOKEN in the environment."
-        )
+        raise ArgumentError(NO_TOKEN)
 
 
 def _check_record(job: Job, data: ImageData, loaded: LoadedModel, repo_id: str | None) -> None:
