@@ -19,9 +19,9 @@ from hf_transfer.architectures.lookup import wrap
 from hf_transfer.errors import CacheError, CutError, DataError
 from hf_transfer.feature_cache.check import CHECK_IMAGES, find_cut
 from hf_transfer.feature_cache.columns import CutColumns, costs_of, prefix_tensors, row_bytes
-from hf_transfer.feature_cache.costs import WORTHWHILE, Costs, row_seconds, speed_up
+from hf_transfer.feature_cache.costs import Costs, row_seconds, speed_up
 from hf_transfer.feature_cache.cut import Captured, Cut, boundary
-from hf_transfer.feature_cache.decision import CacheDecision, CacheSettings
+from hf_transfer.feature_cache.decision import CacheDecision, CacheSettings, pays
 from hf_transfer.feature_cache.inputs import Inputs, known_inputs
 from hf_transfer.feature_cache.packing import (
     CONSTANTS_FILE,
@@ -252,7 +252,7 @@ class FeatureCache:
         missing = 1.0 if store is None else len(store.missing()) / max(store.entry.chunk_count, 1)
         costs = replace(costs, row=row_seconds(size, total, _memory_bytes()))
         gain = from_first(speed_up(costs, epochs, views, missing))
-        if self.settings.mode == "auto" and gain < WORTHWHILE and not decided:
+        if not decided and not pays(self.settings.mode, gain):
             raise _NotCached(f"storing {total / 1e6:,.1f} MB would make it about {gain:.2f} times as fast")
         full = from_first(None if store is not None else self._folder.why_not(total))
         if full is not None:

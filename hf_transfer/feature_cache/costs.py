@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # Below this the figures' own uncertainty is larger than the gain.
-WORTHWHILE = 1.1
 # Mapped files that stay in memory, and a disk of the slower sort.
 _MEMORY_BYTES_PER_SECOND = 1e9
 _DISK_BYTES_PER_SECOND = 2e8

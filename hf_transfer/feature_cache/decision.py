@@ -9,6 +9,12 @@ from typing import Any, Literal
 import torch
 
 CacheMode = Literal["auto", "on", "off"]
+WORTHWHILE = 1.1
+
+
+def pays(mode: CacheMode, gain: float) -> bool:
+    """Whether a phase is to use the cache, given how many times as fast it should become; "on" takes any gain."""
+    return mode != "auto" or gain >= WORTHWHILE
 
 
 @dataclass(frozen=True)

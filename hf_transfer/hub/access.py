@@ -9,8 +9,8 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from hf_transfer.errors import ArgumentError, PublishError
+from hf_transfer.hub.permissions import LOG_IN, check_may_create, check_rights
 from hf_transfer.hub.retrying import TRANSIENT, UploadError, retried, status_of
-from hf_transfer.hub.rights import LOG_IN, check_may_create, check_rights
 from hf_transfer.utils.hub_ids import is_repo_id
 
 logger = logging.getLogger(__name__)

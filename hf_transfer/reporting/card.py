@@ -14,16 +14,9 @@ from typing import Any
 import jinja2
 
 from hf_transfer.errors import ArgumentError, OutputError
-from hf_transfer.reporting.card_metadata import (
-    INHERITED_LICENSE,
-    inherited_license,
-    initial_weights,
-    make_metadata,
-    merge_metadata,
-    origin_is_known,
-    users_license,
-    validate_metadata,
-)
+from hf_transfer.reporting.base_model import initial_weights, origin_is_known
+from hf_transfer.reporting.card_license import INHERITED_LICENSE, inherited_license, users_license
+from hf_transfer.reporting.card_metadata import make_metadata, merge_metadata, validate_metadata
 from hf_transfer.reporting.card_sections import introduction, sections
 from hf_transfer.reporting.card_usage import probe_file_note
 from hf_transfer.reporting.markdown import escape

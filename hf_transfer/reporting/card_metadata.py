@@ -12,16 +12,24 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_transfer.errors import ArgumentError
 from hf_transfer.evaluation import METRIC_TITLES
+from hf_transfer.reporting.base_model import hub_base
+from hf_transfer.reporting.card_license import (
+    _LICENSE_DETAILS,
+    LICENSE_KEYS,
+    check_license,
+    license_details,
+    license_keys,
+    license_of,
+    may_keep_license,
+)
+from hf_transfer.reporting.markdown import metadata_of
 from hf_transfer.run_files import WIDGET_IMAGES
 from hf_transfer.utils.hub_ids import is_repo_id
 from hf_transfer.utils.privacy import check_private
 
 TASK = "image-classification"
-_METADATA = re.compile(r"\A---\n(.*?)\n---(?:\n|\Z)", re.DOTALL)
 # As the `evaluate` library and the Hub call them; log loss and ECE have no name there.
 _HUB_METRICS = {"accuracy": "accuracy", "macro_f1": "f1", "brier_score": "brier_score"}
-# The Hub's list of licences grows, and huggingface_hub has no copy of it: only the form can be checked.
-_LICENSE = re.compile(r"[a-z0-9]+(?:[.+-][a-z0-9]+)*")
 _RELATIONS = ("finetune", "adapter", "merge", "quantized")
 _PLACEHOLDER = re.compile(
     r"\W*(?:todo|tbd|fixme|n/a|none|null|placeholder|more information needed|unknown dataset)\W*",
@@ -36,10 +44,6 @@ _TEXTS = (
     "base_model_relation",
     "model_name",
 )
-INHERITED_LICENSE = re.compile(r"^<!-- The licence is that of the base model: (\S+) -->\n", re.MULTILINE)
-"""The mark in a card that distinguishes an inherited licence from one that a user gave."""
-_LICENSE_DETAILS = ("license_name", "license_link")
-_LICENSE_KEYS = ("license", *_LICENSE_DETAILS)
 _OF_THE_RUN = (
     "library_name",
     "pipeline_tag",
@@ -90,8 +94,8 @@ def make_metadata(
             *(["timm"] if base["library"] == "timm" else []),
             *(["generated_from_trainer"] if training.get("steps") else []),
         ],
-        license=_license(record, license),
-        **(_license_details(record) if license is None else {}),
+        license=license_of(record, license),
+        **(license_details(record) if license is None else {}),
         base_model=derived_from["id"] if derived_from else None,
         base_model_relation="finetune" if derived_from else None,
         datasets=[hub_id] if hub_id is not None else None,
@@ -104,32 +108,6 @@ def make_metadata(
 
 def _probe_file(record: Mapping[str, Any]) -> bool:
     return bool((record["training"].get("solved_head") or {}).get("probe_file"))
-
-
-def initial_weights(record: Mapping[str, Any]) -> str | None:
-    """Where training started: "pretrained" or "random"; None where it is not known.
-
-    That is so for a run without a plan, which does not say, and where nothing tells that weights were loaded.
-    """
-    if record["base_model"].get("random_weights"):
-        return "random"
-    plan = record["training"]["plan"]
-    init = None if plan is None else str(plan["plan"]["init"])
-    return None if init == "pretrained" and not origin_is_known(record) else init
-
-
-def origin_is_known(record: Mapping[str, Any]) -> bool:
-    """Whether the record tells where the weights came from that the run was given."""
-    return record["base_model"]["id"] is not None
-
-
-def hub_base(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The model on the Hub, "id" and "revision", from whose weights the run started, be it by way of local folders."""
-    if initial_weights(record) != "pretrained":
-        return None
-    base = record["base_model"]
-    found = base if base["on_hub"] else base.get("lineage")
-    return found if found and is_repo_id(found["id"]) else None
 
 
 def merge_metadata(ours: str, existing_card: str, keep_license: bool) -> str:
@@ -146,34 +124,27 @@ def merge_metadata(ours: str, existing_card: str, keep_license: bool) -> str:
         run and are ours alone. Name and link of a licence stay with it. Every other key of the existing card is kept.
     """
     try:
-        theirs = _parsed(existing_card)
+        theirs = metadata_of(existing_card)
     except ArgumentError:
         return ours
     own = dict(yaml.safe_load(ours))
-    keep = keep_license and _may_keep_license(own, theirs, existing_card)
-    found = _others(own, theirs) | _tags(own, theirs) | _license_keys(own, theirs, keep)
+    keep = keep_license and may_keep_license(own, theirs, existing_card)
+    found = _others(own, theirs) | _tags(own, theirs) | license_keys(own, theirs, keep)
     # Ours first, in our order; the name of a licence that is kept stands with the other keys of the user.
     order = dict.fromkeys([*(key for key in own if not (keep and key in _LICENSE_DETAILS)), *theirs])
     merged = {key: found[key] for key in order if key in found}
     return ours if merged == own else yaml.safe_dump(merged, sort_keys=False, allow_unicode=True)
 
 
-def _may_keep_license(own: Mapping[str, Any], theirs: Mapping[str, Any], existing_card: str) -> bool:
-    """Whether the existing card's licence is the user's, or was inherited from the same base model and is missing."""
-    if users_license(existing_card) is not None:
-        return True
-    return "license" not in own and own.get("base_model") == theirs.get("base_model")
-
-
 def _others(own: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
     """Our keys, and what a user added under other names."""
-    added = {key: value for key, value in theirs.items() if key not in (*_OF_THE_RUN, *_LICENSE_KEYS, *own)}
+    added = {key: value for key, value in theirs.items() if key not in (*_OF_THE_RUN, *LICENSE_KEYS, *own)}
     if isinstance(added.get("widget"), list):
         # Images that an earlier publication made are gone if this one does not make them.
         added["widget"] = [example for example in added["widget"] if WIDGET_IMAGES not in str(example)]
     if not added.get("widget"):
         added.pop("widget", None)
-    return {key: value for key, value in own.items() if key not in _LICENSE_KEYS} | added
+    return {key: value for key, value in own.items() if key not in LICENSE_KEYS} | added
 
 
 def _tags(own: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,25 +153,6 @@ def _tags(own: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     added = [tag for tag in theirs["tags"] if tag not in _TAGS_OF_THE_RUN]
     return {"tags": list(dict.fromkeys([*own.get("tags", []), *added]))}
-
-
-def _license_keys(own: Mapping[str, Any], theirs: Mapping[str, Any], keep: bool) -> dict[str, Any]:
-    """The licence with its own name and link, which belong together."""
-    ours = {key: own[key] for key in _LICENSE_KEYS if key in own}
-    given = {key: theirs[key] for key in _LICENSE_KEYS if key in theirs}
-    if keep:
-        return {key: value for key, value in ours.items() if key not in _LICENSE_DETAILS} | given
-    return given | ours if ours.get("license") == given.get("license") else ours
-
-
-def users_license(card_text: str) -> str | None:
-    """The licence of a card, unless it was inherited from a base model, which the mark in the card's text tells."""
-    try:
-        stated = _parsed(card_text).get("license")
-    except ArgumentError:
-        return None
-    mark = INHERITED_LICENSE.search(card_text)
-    return stated if isinstance(stated, str) and (mark is None or mark.group(1) != stated) else None
 
 
 def hub_dataset(record: Mapping[str, Any]) -> str | None:
@@ -220,7 +172,7 @@ def validate_metadata(card_text: str) -> None:
             placeholder; the message names the key.
         OutputError: A value is private.
     """
-    data = _parsed(card_text)
+    data = metadata_of(card_text)
     check_private(data)
     for key, value in _leaves(data, ""):
         if isinstance(value, float) and not math.isfinite(value):
@@ -240,43 +192,6 @@ def validate_metadata(card_text: str) -> None:
         ModelCard(card_text)
     except (ValueError, KeyError, TypeError) as error:
         raise ArgumentError(f"huggingface_hub cannot read the card's metadata: {error}") from error
-
-
-def check_license(license: str) -> None:
-    """Check that a licence is written as the Hub writes them.
-
-    Raises:
-        ArgumentError: It has another form.
-    """
-    if not _LICENSE.fullmatch(license):
-        raise ArgumentError(
-            f"The card's license must be an identifier of the Hub in small letters, such as apache-2.0, mit or "
-            f"cc-by-nc-4.0 (other for all that have none), found {license!r}."
-        )
-
-
-def _license(record: Mapping[str, Any], license: str | None) -> str | None:
-    """The given licence, else the base model's."""
-    if license is not None:
-        check_license(license)
-        return license
-    return inherited_license(record)
-
-
-def inherited_license(record: Mapping[str, Any]) -> str | None:
-    """The base model's licence, where the model was made from its weights."""
-    inherited = record["base_model"].get("license")
-    if initial_weights(record) == "random" or not isinstance(inherited, str):
-        return None
-    return inherited.lower() if _LICENSE.fullmatch(inherited.lower()) else None
-
-
-def _license_details(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Name and link of the base model's licence, where that is inherited."""
-    if inherited_license(record) is None:
-        return {}
-    found = {key: record["base_model"].get(key) for key in _LICENSE_DETAILS}
-    return {key: value for key, value in found.items() if isinstance(value, str)}
 
 
 def _eval_results(record: Mapping[str, Any]) -> list[EvalResult]:
@@ -309,19 +224,6 @@ def _confidence(metric: Mapping[str, Any]) -> dict[str, Any] | None:
     if low is None or high is None:
         return None
     return {"confidence_level": 0.95, "confidence_interval": [round(low, 6), round(high, 6)]}
-
-
-def _parsed(card_text: str) -> dict[str, Any]:
-    match = _METADATA.match(card_text)
-    if match is None:
-        raise ArgumentError("A model card must begin with its metadata between two lines of three dashes.")
-    try:
-        data = yaml.safe_load(match.group(1))
-    except yaml.YAMLError as error:
-        raise ArgumentError(f"The card's metadata are not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise ArgumentError(f"The card's metadata must be keys and values, found {type(data).__name__}.")
-    return data
 
 
 def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hf_transfer.reporting.card_metadata import hub_dataset, origin_is_known
+from hf_transfer.reporting.base_model import origin_is_known
+from hf_transfer.reporting.card_metadata import hub_dataset
 from hf_transfer.reporting.markdown import escape, link
 from hf_transfer.utils.hub_ids import is_repo_id
 

@@ -9,7 +9,7 @@ from typing import Any
 from hf_transfer.evaluation import EvaluationReport
 from hf_transfer.evaluation.tables import FULL_TABLE_CLASSES, worst_and_best
 from hf_transfer.reporting import facts
-from hf_transfer.reporting.card_metadata import initial_weights
+from hf_transfer.reporting.base_model import initial_weights
 from hf_transfer.reporting.card_origins import base_name, data_name
 from hf_transfer.reporting.card_training import training_text
 from hf_transfer.reporting.card_usage import usage

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_transfer.reporting import training_facts as facts
-from hf_transfer.reporting.card_metadata import hub_base, initial_weights
+from hf_transfer.reporting.base_model import hub_base, initial_weights
 from hf_transfer.reporting.card_origins import HUB, base_name
 from hf_transfer.reporting.markdown import (
     Markdown,

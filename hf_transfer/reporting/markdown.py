@@ -8,6 +8,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import quote
 
+import yaml
+
 from hf_transfer.errors import ArgumentError
 from hf_transfer.reporting.facts import Code, Facts
 
@@ -116,3 +118,24 @@ def lines(*parts: str | None) -> str | None:
 def paragraphs(*parts: str | None) -> str | None:
     """Paragraphs without those that are None or empty; None if none is left."""
     return "\n\n".join(part for part in parts if part) or None
+
+
+_METADATA = re.compile(r"\A---\n(.*?)\n---(?:\n|\Z)", re.DOTALL)
+
+
+def metadata_of(card_text: str) -> dict[str, Any]:
+    """The metadata at the beginning of a card.
+
+    Raises:
+        ArgumentError: They are missing, or not keys and values.
+    """
+    match = _METADATA.match(card_text)
+    if match is None:
+        raise ArgumentError("A model card must begin with its metadata between two lines of three dashes.")
+    try:
+        data = yaml.safe_load(match.group(1))
+    except yaml.YAMLError as error:
+        raise ArgumentError(f"The card's metadata are not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ArgumentError(f"The card's metadata must be keys and values, found {type(data).__name__}.")
+    return data

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 
+YIELDING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+"""Sleep after a thousand turns, some microseconds. Sleeping at once costs a training step of EfficientNet-Lite0 about a
+fifth on quiet cores (`benchmarks/busy_machine.py`); ten thousand turns double it again on a busy machine."""
 _WAIT_POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 
 
@@ -19,4 +22,4 @@ def yield_at_barriers(environ: MutableMapping[str, str]) -> None:
     training step takes ten times as long. libgomp reads the policy once, when torch is imported: call this before.
     """
     if wait_policy(environ) is None:
-        environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        environ.update(YIELDING)

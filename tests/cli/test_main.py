@@ -14,6 +14,7 @@ import pytest
 
 import hf_transfer.cli as cli
 from hf_transfer.errors import DataError
+from hf_transfer.utils.threads import YIELDING
 
 
 def _cpu_seconds(*command: str) -> float:
@@ -135,4 +136,4 @@ def test_the_policy_is_set_before_a_command_is_imported(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(cli.importlib, "import_module", lambda name: seen.append(dict(os.environ)) or Command)
     assert cli.main(["inspect", "x"]) == 0
-    assert seen == [{"OMP_WAIT_POLICY": "PASSIVE"}]
+    assert seen == [YIELDING]

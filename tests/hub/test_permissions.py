@@ -12,7 +12,7 @@ import pytest
 import hf_transfer as ht
 from hf_transfer.errors import PublishError
 from hf_transfer.hub import check_target
-from hf_transfer.hub.rights import Rights, check_rights
+from hf_transfer.hub.permissions import Rights, check_rights
 from tests.helpers.hub_server import HubServer, Repository, Token
 from tests.helpers.hub_server.fixtures import PUBLISHED, TOKEN, finished_run
 
