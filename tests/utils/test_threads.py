@@ -30,7 +30,7 @@ def test_threads_yield_unless_the_user_chose(given: dict[str, str], policy: str)
 
 
 def test_torch_threads_do_not_spin() -> None:
-    """libgomp reads what the process itself sets before torch is imported: threads spin at barriers for a moment only."""
+    """libgomp reads what the process itself sets before torch is imported: threads spin for a moment only."""
     code = "import os; from hf_transfer.utils.threads import yield_at_barriers; yield_at_barriers(os.environ); "
     code += "import torch"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
