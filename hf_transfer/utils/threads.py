@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 
 YIELDING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-"""Sleep after a thousand turns, some microseconds. Sleeping at once makes a training step of EfficientNet-Lite0 a fifth
-longer on quiet cores; ten thousand turns make it longer by two thirds on a busy machine."""
+"""Sleep after a thousand turns, some microseconds. Sleeping at once makes a training step of EfficientNet-Lite0 a
+fifth longer on quiet cores; ten thousand turns make it longer by two thirds on a busy machine."""
 _WAIT_POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 
 
