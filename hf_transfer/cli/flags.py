@@ -102,6 +102,14 @@ class DataOptions:
     )
     image_column: str | None = field(default=None, metadata={"help": "Column with the images. Default: detected."})
     label_column: str | None = field(default=None, metadata={"help": "Column with the labels. Default: detected."})
+    similar_labels: str | None = field(
+        default=None,
+        metadata={
+            "help": "Labels that look alike, such as Cat and cat: merge makes one class of them, keep leaves them "
+            "apart. Default: an error that names them.",
+            "choices": ["merge", "keep"],
+        },
+    )
     split_seed: int = field(
         default=42, metadata={"help": "Seed of the stratified split that is made when the data have no splits."}
     )

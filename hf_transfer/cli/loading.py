@@ -23,6 +23,7 @@ def load_images(
         config_name=options.dataset_config,
         label_names=label_names,
         require_train=require_train,
+        similar_labels=options.similar_labels,
     )
 
 

@@ -6,11 +6,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import ClassLabel, Dataset
 
+from hf_transfer.data.spelling import normalised
 from hf_transfer.errors import DataError
 
 _SHOWN = 10
@@ -21,18 +22,20 @@ class LabelColumn:
     """The labels of a split.
 
     Attributes:
-        values: `(images,)`, None where the label is missing.
+        values: `(images,)`, normalised; None where the label is missing.
         declared: The names that a `ClassLabel` declares, in their order; None for other columns.
+        changed: Labels before and after they were normalised, to the number of images.
     """
 
     values: tuple[str | None, ...]
     declared: tuple[str, ...] | None = None
+    changed: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 def read_labels(dataset: Dataset, column: str) -> LabelColumn:
     """Read a column of class indices, text, whole numbers or truth values as text.
 
-    None, NaN, empty text and, in a `ClassLabel`, -1 count as missing.
+    Text is normalised. None, NaN, empty text and, in a `ClassLabel`, -1 count as missing.
 
     Raises:
         DataError: The column holds lists or fractions.
@@ -41,8 +44,8 @@ def read_labels(dataset: Dataset, column: str) -> LabelColumn:
     values = dataset.select_columns([column]).with_format(None)[:][column]
     if isinstance(feature, ClassLabel):
         names = tuple(feature.names)
-        return LabelColumn(tuple(_name_of(value, names, column) for value in values), names)
-    return LabelColumn(tuple(_text(value, column) for value in values))
+        return _normalised([_name_of(value, names, column) for value in values], names)
+    return _normalised([_text(value, column) for value in values])
 
 
 def check_none_missing(split: str, labels: Sequence[str | None], names: Sequence[str]) -> None:
@@ -124,6 +127,16 @@ def shown(items: Sequence[str], limit: int = _SHOWN) -> str:
     """The first items as text, and how many more there are."""
     more = f" and {len(items) - limit:,} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
+
+
+def _normalised(values: Sequence[str | None], declared: Sequence[str] | None = None) -> LabelColumn:
+    counts = Counter(value for value in values if value is not None)
+    form = {name: normalised(name) for name in (*counts, *(declared or ()))}
+    return LabelColumn(
+        tuple(None if value is None else form[value] or None for value in values),
+        None if declared is None else tuple(dict.fromkeys(form[name] for name in declared)),
+        {(name, form[name]): count for name, count in counts.items() if form[name] not in ("", name)},
+    )
 
 
 def _name_of(value: int | None, names: Sequence[str], column: str) -> str | None:

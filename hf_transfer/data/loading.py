@@ -19,6 +19,7 @@ from hf_transfer.data.image_data import ImageData, SkippedImage
 from hf_transfer.data.labels import check_classes, check_known, check_none_missing, read_labels, shown, sorted_names
 from hf_transfer.data.raw import RawData, RawSplit
 from hf_transfer.data.sources import read_source
+from hf_transfer.data.spelling import spellings, warn_of_missing, warn_of_normalised
 from hf_transfer.data.splits import TEST, TRAIN, VALIDATION, evaluation_split_of, stratified_fifth
 from hf_transfer.errors import DataError
 
@@ -68,6 +69,7 @@ def load(
     config_name: str | None = None,
     label_names: Sequence[str] | None = None,
     require_train: bool = True,
+    similar_labels: str | None = None,
 ) -> ImageData:
     """Load, check and split labelled images.
 
@@ -88,13 +90,16 @@ def load(
             Default: those of the data, as a `ClassLabel` orders them, else sorted.
         require_train: False to evaluate only: there may be no `train`, and a single file called `test.csv` is the test
             split. A single split that is not named is a `train`, and a fifth of it is for evaluation.
+        similar_labels: What to do with labels that differ only in case, width or underscores, such as "Cat" and "cat":
+            "merge" makes one class of them, spelt as most images of `train` are; "keep" keeps them apart. Default: an
+            error that names them. Blanks and the form of Unicode never make a class of their own.
 
     Raises:
         DataError: The data cannot be found or used; the message says what to do.
     """
     raw = read_source(dataset, revision=revision, config_name=config_name, require_train=require_train)
     _check_splits(raw, require_train)
-    splits, declared = _aligned(raw, image_column, label_column)
+    splits, declared = _in_one_spelling(*_aligned(raw, image_column, label_column), similar_labels, label_names)
     _check_labels(splits, label_names, require_train)
     checked, skipped = _without_bad_images(splits, skip_bad_images)
     _check_labels(checked, label_names, require_train)
@@ -139,6 +144,7 @@ def _aligned(
     labels = find_label_column(first, label_column, images)
     splits: dict[str, _Split] = {}
     declared = None
+    changed: Counter[tuple[str, str]] = Counter()
     for split, part in raw.splits.items():
         _check_columns(split, part, (images, labels))
         names = image_names(part, images, split)
@@ -148,10 +154,32 @@ def _aligned(
             continue
         check_none_missing(split, read.values, names)
         declared = declared or read.declared
+        changed.update(read.changed)
         present = tuple(label for label in read.values if label is not None)
         table = encoded_images(part, images)
         splits[split] = _Split(table, tuple(range(len(table))), present, names)
+    warn_of_normalised(changed)
     return splits, declared
+
+
+def _in_one_spelling(
+    splits: Mapping[str, _Split],
+    declared: tuple[str, ...] | None,
+    similar: str | None,
+    label_names: Sequence[str] | None,
+) -> tuple[dict[str, _Split], tuple[str, ...] | None]:
+    """The splits and the declared names, with labels that look alike as one."""
+    labels = {split: part.labels for split, part in splits.items()}
+    if label_names is None and declared is None:
+        warn_of_missing(Counter(label for values in labels.values() for label in values))
+    new = spellings(labels, similar, label_names)
+    if not new:
+        return dict(splits), declared
+    renamed = {
+        split: replace(part, labels=tuple(new.get(label, label) for label in part.labels))
+        for split, part in splits.items()
+    }
+    return renamed, None if declared is None else tuple(dict.fromkeys(new.get(name, name) for name in declared))
 
 
 def _check_columns(split: str, part: RawSplit, wanted: Sequence[str]) -> None:

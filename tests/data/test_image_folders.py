@@ -84,9 +84,13 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert data.label_names == ("bus", "car", "train")
 
 
-def test_names_that_differ_in_case_are_different_classes(tmp_path: Path) -> None:
-    """We do not guess that Cat and cat are the same."""
-    assert load(str(write_classes(tmp_path, {"Cat": 2, "cat": 2, "dog": 2}))).label_names == ("Cat", "cat", "dog")
+def test_names_that_differ_in_case_are_asked_about(tmp_path: Path) -> None:
+    """We do not guess whether Cat and cat are the same; either answer is taken."""
+    write_classes(tmp_path, {"Cat": 2, "cat": 3, "dog": 2})
+    with pytest.raises(DataError, match=r"'Cat' \(2 images\) and 'cat' \(3 images\).*--similar_labels merge"):
+        load(str(tmp_path))
+    assert load(str(tmp_path), similar_labels="keep").label_names == ("Cat", "cat", "dog")
+    assert load(str(tmp_path), similar_labels="merge").label_names == ("cat", "dog")
 
 
 def test_folders_beside_splits_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
