@@ -10,13 +10,12 @@ from pathlib import Path
 
 from hf_transfer.cli.auto import show
 from hf_transfer.cli.flags import DESCRIPTIONS, DataOptions, DiagnoseOptions, DiagnosisOptions, ModelOptions
-from hf_transfer.cli.loading import load_images, load_model
+from hf_transfer.cli.loading import check_model, load_images, load_model
 from hf_transfer.cli.options import parse
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.diagnosis.candidates import Candidate
 from hf_transfer.diagnosis.measurements import LAST
 from hf_transfer.diagnosis.running import check_budget, diagnose
-from hf_transfer.models.loading import check_trainable
 from hf_transfer.run_files import DEPTHS_FIGURE, DIAGNOSIS_FILE
 
 
@@ -27,7 +26,7 @@ def run(argv: Sequence[str]) -> int:
     check_budget(how.budget)
     quiet_libraries()
     terminal = Terminal(sys.stdout)
-    check_trainable(model.model_name_or_path, model.model_revision)
+    check_model(model)
     images = load_images(data)
     loaded = load_model(model, images.label_names, options.seed)
     terminal.heading(f"Data: {images.name}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from hf_transfer.cli.flags import DataOptions, ModelOptions
 from hf_transfer.data import ImageData, load
-from hf_transfer.models.loading import LoadedModel, load_for_training
+from hf_transfer.models.loading import LoadedModel, check_trainable, load_for_training
 
 
 def load_images(
@@ -25,6 +25,12 @@ def load_images(
         require_train=require_train,
         similar_labels=options.similar_labels,
     )
+
+
+def check_model(options: ModelOptions) -> None:
+    """Refuse a model that cannot be trained on images, from its configuration; errors as in `check_trainable`."""
+    own_size = options.image_size is None and options.num_channels is None
+    check_trainable(options.model_name_or_path, options.model_revision, own_size=own_size)
 
 
 def load_model(options: ModelOptions, label_names: Sequence[str], seed: int) -> LoadedModel:

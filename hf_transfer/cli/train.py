@@ -26,7 +26,7 @@ from hf_transfer.cli.flags import (
     OutputOptions,
     TrainDataOptions,
 )
-from hf_transfer.cli.loading import load_images, load_model
+from hf_transfer.cli.loading import check_model, load_images, load_model
 from hf_transfer.cli.options import parse
 from hf_transfer.cli.publish import report
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
@@ -37,7 +37,7 @@ from hf_transfer.evaluation import make_compute_metrics
 from hf_transfer.evaluation.calibration import measure_calibration
 from hf_transfer.hub import PROBE_IS_NOT_PUBLISHED, check_target
 from hf_transfer.hub.scan import check_names
-from hf_transfer.models.loading import LoadedModel, check_trainable
+from hf_transfer.models.loading import LoadedModel
 from hf_transfer.models.origins import BaseModel
 from hf_transfer.plans import recipes
 from hf_transfer.plans.plan import Phase, TransferPlan
@@ -168,7 +168,7 @@ def _check_destination(args: TransferArguments, folder: RunFolder) -> str | None
 def _load(job: Job) -> tuple[ImageData, LoadedModel]:
     """The images, and the model with a head for their classes."""
     with job.args.main_process_first(desc="load the data"):
-        check_trainable(job.model.model_name_or_path, job.model.model_revision)
+        check_model(job.model)
         data = load_images(job.data)
     return data, load_model(job.model, data.label_names, job.args.seed)
 

@@ -122,6 +122,12 @@ def output_size(processor: Any) -> tuple[int, int] | tuple[None, None]:
     return (None, None) if sizes or size is None else size
 
 
+def plain_input(processor: Any) -> torch.Tensor | None:
+    """What a processor makes of a grey image, `(1, channels, height, width)`; None if it makes no such tensor."""
+    pixels = _process(processor, _plain_image(96, 128, 128, image_mode(processor)))
+    return None if pixels is None else pixels[None]
+
+
 def with_image_size(processor: Any, image_size: int) -> Any:
     """A copy of an image processor that makes square images of another size.
 

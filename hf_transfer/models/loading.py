@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import logging as transformers_logging
@@ -18,7 +20,15 @@ from hf_transfer.architectures.lookup import registry_key, wrap
 from hf_transfer.architectures.registry import INFERRED
 from hf_transfer.errors import ModelError
 from hf_transfer.models.architecture_names import bare_config, bare_processor, is_bare_name
+from hf_transfer.models.base_settings import (
+    check_settings,
+    forget_file_names,
+    overridden_text,
+    settle,
+    settle_processor,
+)
 from hf_transfer.models.channels import change_channels
+from hf_transfer.models.head_rows import match_rows, name_labels, names_in, with_labels
 from hf_transfer.models.heads import check_loaded, draw_new_head
 from hf_transfer.models.image_size import resize_input
 from hf_transfer.models.origins import (
@@ -32,6 +42,12 @@ from hf_transfer.models.origins import (
 from hf_transfer.models.timm_interop import complete_timm_config
 
 logger = logging.getLogger(__name__)
+
+_UNLOADABLE = (
+    *(ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, AssertionError),
+    StrictDataclassError,  # of configurations whose fields contradict each other
+)
+_SHAPES = re.compile(r"shape|size|channels|dimension", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -76,34 +92,87 @@ def load_for_training(
     from hf_transfer.data import with_image_size, with_num_channels  # imports datasets, which structures do without
 
     revision = _resolved(name, revision)
-    config = _load_config(name, revision, len(label_names))
-    config.id2label, config.label2id = dict(enumerate(label_names)), {n: i for i, n in enumerate(label_names)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if is_bare_name(name):
-            logger.warning("%s names an architecture: there are no pretrained weights, all of them are random.", name)
-            model, new_head, processor = _build(name, config), True, bare_processor(config)
+            made = _make_bare(name, label_names)
         else:
-            model, info = _load_model(name, revision, config)
-            new_head, processor = check_loaded(model, name, info), load_processor(name, revision)
-    if not is_bare_name(name) and (new_head or reset_head):
-        draw_new_head(model, seed)
+            made = _load_with_labels(name, revision, label_names, reset_head, seed)
+    model, processor = made.model, made.processor
     if num_channels is not None:
         model, processor = change_channels(model, num_channels), with_num_channels(processor, num_channels)
     if image_size is not None:
         model, processor = resize_input(model, image_size), with_image_size(processor, image_size)
     complete_timm_config(model, processor)
-    return LoadedModel(model, processor, _noted_origin(name, revision, model), new_head or reset_head)
+    origin = replace(_noted_origin(name, revision, model), overridden=dict(made.overridden) or None, head=made.head)
+    remember_origin(model, origin)
+    return LoadedModel(model, processor, origin, made.new_head)
 
 
-def check_trainable(name: str, revision: str | None = None) -> None:
+@dataclass(frozen=True)
+class _Made:
+    """A model for the labels at hand, its processor, and what became of the checkpoint's head and settings."""
+
+    model: nn.Module
+    processor: Any
+    new_head: bool
+    head: str | None = None
+    overridden: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _make_bare(name: str, label_names: Sequence[str]) -> _Made:
+    """A model of random weights for the name of an architecture."""
+    logger.warning("%s names an architecture: there are no pretrained weights, all of them are random.", name)
+    config = _load_config(name, None, len(label_names))
+    name_labels(config, label_names)
+    settle(config)
+    return _Made(_build(name, config), bare_processor(config), True)
+
+
+def _load_with_labels(
+    name: str, revision: str | None, label_names: Sequence[str], reset_head: bool, seed: int
+) -> _Made:
+    """Load a checkpoint, and keep the rows of its head that belong to labels at hand."""
+    config = _load_config(name, revision)
+    check_settings(config, name)
+    rows = match_rows(names_in(config), label_names, reset_head)
+    overridden = settle(config)
+    if rows.in_place:
+        name_labels(config, label_names)
+    model, info = _load_model(name, revision, config, dtype=torch.float32)
+    forget_file_names(model.config)
+    new_head = check_loaded(model, name, info)
+    if not rows.in_place:
+        model = with_labels(model, label_names, {} if new_head else rows.kept, seed)
+    elif new_head or not rows.kept:
+        draw_new_head(model, seed)
+    processor = load_processor(name, revision)
+    overridden |= settle_processor(processor)
+    if overridden:
+        logger.warning("%s", overridden_text(name, overridden))
+    if rows.is_news and not new_head:
+        logger.warning("The head of %r: %s", name, rows.text)
+    new_head = new_head or not rows.kept
+    return _Made(model, processor, new_head, None if new_head else rows.text, overridden)
+
+
+def check_trainable(name: str, revision: str | None = None, *, own_size: bool = True) -> None:
     """Refuse what cannot be trained on images and labels, from its configuration alone, before any image is read.
 
+    Args:
+        name: As for `load_for_training`.
+        revision: Branch, tag or commit of a Hub repository.
+        own_size: Whether the model takes images as its processor makes them, in size and channels.
+
     Raises:
-        TransferError: The model is not found, has no image processor, takes no classification head, or other inputs
-            than one tensor of images.
+        TransferError: The model is not found, has quantised weights, has no image processor or one that does not fit,
+            takes no classification head, or other inputs than one tensor of images.
     """
-    model = load_structure(name, revision, num_labels=2)
+    config = _load_config(name, revision, 2)
+    check_settings(config, name)
+    settle(config)
+    with torch.device("meta"):
+        model = _build(name, config)
     if registry_key(model) != INFERRED:
         _ = wrap(model).head
     arguments = inspect.signature(model.forward).parameters
@@ -116,9 +185,42 @@ def check_trainable(name: str, revision: str | None = None) -> None:
             "hf-transfer train needs another model."
         )
     if is_bare_name(name):
-        bare_processor(_load_config(name, revision))
-    else:
-        load_processor(name, revision)
+        bare_processor(config)
+        return
+    processor = load_processor(name, revision)
+    if own_size:
+        _check_fit(model, processor, name)
+
+
+def _check_fit(model: nn.Module, processor: Any, name: str) -> None:
+    """Run a model without weights on an image as its processor makes it.
+
+    Only what says that the shapes differ counts: some models cannot run without weights for other reasons.
+    """
+    from hf_transfer.data.preprocessing import plain_input
+
+    settle_processor(processor)
+    try:
+        pixels = plain_input(processor)
+    except (ValueError, RuntimeError, TypeError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"The image processor of {name!r} cannot make a model's input of an image: {_first_line(error)} Correct "
+            "its preprocessor_config.json."
+        ) from error
+    if pixels is None:
+        return
+    try:
+        with torch.no_grad():
+            model.eval()(pixels.to("meta"))
+    except (ValueError, RuntimeError, AssertionError) as error:
+        if isinstance(error, RuntimeError) and not _SHAPES.search(str(error)):
+            return
+        shape = "×".join(map(str, pixels.shape[1:]))
+        raise ModelError(
+            f"The image processor of {name!r} makes images of {shape} (channels, height, width), which the model of "
+            f"its config.json does not take: {_first_line(error)} Correct preprocessor_config.json, or give "
+            "--image_size and --num_channels."
+        ) from error
 
 
 def load_trained(folder: str, revision: str | None = None) -> LoadedModel:
@@ -167,8 +269,7 @@ def load_processor(name: str, revision: str | None = None) -> Any:
 
 def label_names_of(model: nn.Module) -> tuple[str, ...]:
     """A model's label names, in the order of the class indices."""
-    id2label: dict[int, str] = model.config.id2label  # type: ignore[assignment, union-attr]
-    return tuple(str(id2label[index]) for index in sorted(id2label))
+    return names_in(model.config)
 
 
 def _load_config(name: str, revision: str | None, num_labels: int | None = None) -> Any:
@@ -182,8 +283,14 @@ def _load_config(name: str, revision: str | None, num_labels: int | None = None)
     return config
 
 
-def _load_model(name: str, revision: str | None, config: Any) -> tuple[nn.Module, dict[str, Any]]:
-    """The classifier, and the account of missing and misfit weights that goes with it."""
+def _load_model(
+    name: str, revision: str | None, config: Any, dtype: torch.dtype | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The classifier, and the account of missing and misfit weights that goes with it.
+
+    transformers loads weights in the type that they are stored in, so that a checkpoint in half precision would be
+    trained in half precision.
+    """
     with _quiet():
         model, info = _load(
             AutoModelForImageClassification,
@@ -193,6 +300,7 @@ def _load_model(name: str, revision: str | None, config: Any) -> tuple[nn.Module
             ignore_mismatched_sizes=True,
             use_safetensors=True,
             output_loading_info=True,
+            **({} if dtype is None else {"dtype": dtype}),
         )
     return model, info
 
@@ -201,7 +309,7 @@ def _build(name: str, config: Any) -> nn.Module:
     try:
         with _quiet():
             model: nn.Module = AutoModelForImageClassification.from_config(config, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError) as error:
+    except _UNLOADABLE as error:
         raise _not_a_classifier(name, error) from error
     return model
 
@@ -209,7 +317,7 @@ def _build(name: str, config: Any) -> nn.Module:
 def _load(loader: Any, name: str, revision: str | None, **options: Any) -> Any:
     try:
         return loader.from_pretrained(name, revision=revision or "main", trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+    except (OSError, *_UNLOADABLE) as error:
         if isinstance(error, OSError) and not Path(name).is_dir():
             raise ModelError(
                 f"No model {name!r} was found: it is neither a folder here nor can it be read from the Hub "

@@ -33,6 +33,7 @@ _NETWORK: type[Exception] = next(
     c for c in HfHubHTTPError.__mro__ if c.__name__ == "HTTPError" and c.__module__.startswith("httpx")
 )
 _WEIGHTS = ("*.safetensors", "*.bin")
+_WHERE_THERE_IS = ("license_name", "license_link", "overridden", "head")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class BaseModel:
         license: As the checkpoint states it, on the Hub at `revision`; None where it states none, or it is not known.
         license_name: Name of a licence that is not in the Hub's list, as the checkpoint states it.
         license_link: Address of its text.
+        overridden: What its configuration said that does not hold for the new task: field to value.
+        head: What became of the rows of its head; None where the head is new.
         lineage: The model on the Hub that the weights of a local folder were made from; see `lineage_of`.
         random_weights: Whether there was no checkpoint, only the name of an architecture.
     """
@@ -65,11 +68,13 @@ class BaseModel:
     random_weights: bool = False
     license_name: str | None = None
     license_link: str | None = None
+    overridden: dict[str, Any] | None = None
+    head: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; name and link of a licence only where there are any."""
+        """Plain data for JSON; what few checkpoints have stands there only where there is any."""
         found = asdict(self)
-        return {key: value for key, value in found.items() if value is not None or not key.startswith("license_")}
+        return {key: value for key, value in found.items() if value is not None or key not in _WHERE_THERE_IS}
 
 
 def base_model_of(model: nn.Module) -> BaseModel:

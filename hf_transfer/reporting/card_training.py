@@ -8,6 +8,7 @@ from typing import Any
 from hf_transfer.reporting import training_facts as facts
 from hf_transfer.reporting.base_model import hub_base, initial_weights
 from hf_transfer.reporting.card_origins import HUB, base_name
+from hf_transfer.reporting.facts import plain
 from hf_transfer.reporting.markdown import (
     Markdown,
     code,
@@ -69,8 +70,20 @@ def _weights(record: Mapping[str, Any]) -> str | None:
             size,
             f"Training started from the pretrained weights of {base_name(record)}{_at(base)}{_origin(record)}.",
             f"They are licensed as {code(base['license'])}." if base.get("license") else None,
+            _settled(base),
         )
     return lines(size, None if base_name(record) else "It is not known which weights the training started from.")
+
+
+def _settled(base: Mapping[str, Any]) -> str | None:
+    """What became of the checkpoint's head and settings, where there is something to tell."""
+    overridden = "; ".join(f"{field}: {plain(value)}" for field, value in (base.get("overridden") or {}).items())
+    return lines(
+        f"The head of the checkpoint: {escape(base['head'])}" if base.get("head") else None,
+        f"Overridden in its configuration, since it does not hold for this task: {escape(overridden)}."
+        if overridden
+        else None,
+    )
 
 
 def _origin(record: Mapping[str, Any]) -> str:

@@ -186,7 +186,9 @@ def settings(training: Mapping[str, Any]) -> Facts:
             "Batch size per device": training.get("batch_size_per_device"),
             "Gradient accumulation steps": training.get("gradient_accumulation_steps"),
             "Model divided over the processes by": training.get("sharded_by"),
+            "Loss": training.get("loss"),
             "Precision": training.get("precision"),
+            "Dropout": _dropout(training.get("dropout") or {}) or None,
             "Gradient norm clipped at": training.get("max_grad_norm") or None,
             "Label smoothing": training.get("label_smoothing") or None,
             "Optimizer steps": training.get("steps"),
@@ -206,6 +208,11 @@ def _optimizer(training: Mapping[str, Any]) -> str | None:
     shown = {name: value for name, value in defaults.items() if value is not None and value is not False}
     details = "; ".join(f"{name} {plain(value)}" for name, value in shown.items())
     return f"{optimizer['class']} ({details})" if details else str(optimizer["class"])
+
+
+def _dropout(found: Mapping[str, Sequence[float]]) -> str:
+    """Each kind of dropout with its probability, or with the least and the greatest."""
+    return "; ".join(f"{kind} {' to '.join(map(plain, values))}" for kind, values in found.items())
 
 
 def _by_group(training: Mapping[str, Any], name: str) -> str | None:

@@ -11,9 +11,11 @@ from hf_transfer.data import ImageData, Preprocessing
 from hf_transfer.evaluation import EvaluationReport
 from hf_transfer.evaluation.calibration import Calibration
 from hf_transfer.models.loading import label_names_of
+from hf_transfer.models.numerics import dropout_of, loss_of, precision_of
 from hf_transfer.models.origins import BaseModel, base_model_of
 from hf_transfer.phases.resolved import NO_WARMUP
 from hf_transfer.reporting.record import RunRecord
+from hf_transfer.trainer.loss import LogitsLoss
 from hf_transfer.utils.environment import collect_hardware, collect_versions
 from hf_transfer.utils.foreign import inner_optimizer
 from hf_transfer.utils.privacy import sanitise_command
@@ -40,7 +42,9 @@ def step_facts(trainer: Trainer) -> dict[str, Any]:
             "batch_size_per_device": args.per_device_train_batch_size,
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
             "effective_batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            "precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+            "loss": _loss(trainer),
+            "precision": precision_of(trainer.model, "bf16" if args.bf16 else "fp16" if args.fp16 else None),
+            "dropout": dropout_of(trainer.model),
             "max_grad_norm": args.max_grad_norm,
             "label_smoothing": args.label_smoothing_factor,
             "steps": trainer.state.global_step,
@@ -51,6 +55,17 @@ def step_facts(trainer: Trainer) -> dict[str, Any]:
         | ({"lr_scheduler_kwargs": dict(options)} if options and trainer.made_schedule else {})
         | _sharding(trainer)
     )
+
+
+def _loss(trainer: Trainer) -> str:
+    """The loss that was trained: the user's own, ours, or the model's."""
+    own = next(each for each in type(trainer).__mro__ if "compute_loss" in vars(each))
+    if not own.__module__.startswith(("hf_transfer.", "transformers.")):
+        return f"{own.__name__}.compute_loss"
+    given = trainer.compute_loss_func
+    if given is not None and not isinstance(given, LogitsLoss):
+        return getattr(given, "__name__", type(given).__name__)
+    return loss_of(trainer.model) if given is None else "cross-entropy"
 
 
 def facts_without_plan(trainer: Trainer) -> dict[str, Any]:

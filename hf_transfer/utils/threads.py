@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
 
-YIELDING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-"""Sleep after a thousand turns, some microseconds. Sleeping at once makes a training step of EfficientNet-Lite0 a
-fifth longer on quiet cores; ten thousand turns make it longer by two thirds on a busy machine."""
+YIELDING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "3000"}
+"""Sleep after three thousand turns, some microseconds. The demo's training then takes as long on quiet cores as with
+threads that spin, and 2.3 times as long next to a busy process. A thousand turns cost quiet cores up to a tenth; ten
+thousand make it four times as long on a busy machine."""
 _WAIT_POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 
 
