@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 3
 """Number of skipped images that are named."""
+_FIRST, _LAST = 6, 3
+"""Number of classes that are named where there are more."""
 
 
 class Terminal:
@@ -36,7 +38,7 @@ class Terminal:
         self._console.print(text)
 
     def data(self, data: ImageData) -> None:
-        """Print the number of images in each split, and the skipped images."""
+        """Print the number of images in each split, the classes, and the skipped images."""
         table = Table(box=None, pad_edge=False)
         for column in ("split", "images", "classes", "smallest class", "largest class"):
             table.add_column(column, justify="left" if column == "split" else "right")
@@ -44,6 +46,7 @@ class Terminal:
             sizes = [count for count in counts.values() if count]
             table.add_row(split, f"{sum(sizes):,}", str(len(sizes)), f"{min(sizes):,}", f"{max(sizes):,}")
         self._console.print(table)
+        self.text(f"classes: {_classes(data)}")
         if data.skipped:
             first = ", ".join(image.name for image in data.skipped[:_SHOWN])
             more = f" and {len(data.skipped) - _SHOWN} more" if len(data.skipped) > _SHOWN else ""
@@ -69,6 +72,15 @@ class Terminal:
             )
             return
         self.text(f'transformers.pipeline("image-classification", "{folder}")')
+
+
+def _classes(data: ImageData) -> str:
+    """The first and the last classes, with their images in all splits."""
+    counts = data.counts.values()
+    named = [f"{name} ({sum(count.get(name, 0) for count in counts):,})" for name in data.label_names]
+    if len(named) > _FIRST + _LAST + 1:
+        named[_FIRST:-_LAST] = [f"... {len(named) - _FIRST - _LAST:,} more ..."]
+    return ", ".join(named)
 
 
 def quiet_libraries() -> None:
