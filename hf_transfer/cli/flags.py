@@ -100,6 +100,14 @@ class DataOptions:
         default=None,
         metadata={"help": "Branch, tag or commit of the data set's Hub repository. Default: the main branch."},
     )
+    labels: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where the labels of a folder are: in the names of its folders, or in a table there. Default: "
+            "detected; an error asks if both could be.",
+            "choices": ["folders", "table"],
+        },
+    )
     image_column: str | None = field(default=None, metadata={"help": "Column with the images. Default: detected."})
     label_column: str | None = field(default=None, metadata={"help": "Column with the labels. Default: detected."})
     similar_labels: str | None = field(

@@ -15,6 +15,7 @@ def load_images(
     """Load the data set that the flags name; arguments and errors as in `hf_transfer.data.load`."""
     return load(
         options.dataset,
+        labels=options.labels,
         image_column=options.image_column,
         label_column=options.label_column,
         split_seed=options.split_seed,

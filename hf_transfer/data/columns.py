@@ -69,7 +69,7 @@ def find_image_column(features: Mapping[str, Any], wanted: str | None = None) ->
     kinds: tuple[Callable[[Any], bool], ...] = (_is_image, _is_file_struct, _is_binary, _is_pixel_list, _is_text)
     for kind in kinds:
         found = [name for name, feature in features.items() if kind(feature)]
-        named = [name for name in found if _plain(name) in _IMAGE_NAMES]
+        named = [name for name in found if plain_name(name) in _IMAGE_NAMES]
         candidates = found if kind in (_is_image, _is_file_struct) else named
         chosen = _choose(candidates, ("image", "img"))
         if chosen is not None:
@@ -98,8 +98,8 @@ def find_label_column(features: Mapping[str, Any], wanted: str | None = None, im
         return wanted
     others = [name for name in features if name != image_column]
     classes = [name for name in others if isinstance(features[name], ClassLabel)]
-    named = [name for name in others if _plain(name) in ("label", "labels")]
-    usual = [name for name in others if _plain(name) in _LABEL_NAMES]
+    named = [name for name in others if plain_name(name) in ("label", "labels")]
+    usual = [name for name in others if plain_name(name) in _LABEL_NAMES]
     for candidates in (classes, named, usual):
         chosen = _choose(candidates, ("label", "labels"))
         if chosen is not None:
@@ -121,13 +121,13 @@ def _choose(candidates: Sequence[str], preferred: Sequence[str]) -> str | None:
     if len(candidates) == 1:
         return candidates[0]
     for name in preferred:
-        same = [candidate for candidate in candidates if _plain(candidate) == name]
+        same = [candidate for candidate in candidates if plain_name(candidate) == name]
         if len(same) == 1:
             return same[0]
     return None
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """`imagePath`, `image_path` and `Image-Path` alike."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     return (

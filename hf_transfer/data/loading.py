@@ -13,13 +13,15 @@ from statistics import median_low
 from datasets import ClassLabel, Dataset, Value
 
 from hf_transfer.data.checking import CheckedImage, check_images, good_rows
+from hf_transfer.data.choosing import Wanted
 from hf_transfer.data.columns import find_image_column, find_label_column
 from hf_transfer.data.encoded import encoded_images, image_names
 from hf_transfer.data.image_data import ImageData, SkippedImage
 from hf_transfer.data.labels import check_classes, check_known, check_none_missing, read_labels, shown, sorted_names
 from hf_transfer.data.raw import RawData, RawSplit
 from hf_transfer.data.sources import read_source
-from hf_transfer.data.spelling import spellings, warn_of_missing, warn_of_normalised
+from hf_transfer.data.spelling import normalised, spellings, warn_of_missing, warn_of_normalised
+from hf_transfer.data.split_column import rows_by_folder, rows_by_split
 from hf_transfer.data.splits import TEST, TRAIN, VALIDATION, evaluation_split_of, stratified_fifth
 from hf_transfer.errors import DataError
 
@@ -61,6 +63,7 @@ class _Split:
 def load(
     dataset: str,
     *,
+    labels: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     split_seed: int = 42,
@@ -80,6 +83,8 @@ def load(
         dataset: Hub id; image folder (`class/file.jpg`, or `train/class/...` with `validation`, `val`, `valid`, `dev`
             or `test`); CSV, JSON Lines or Parquet file with image and label columns, its paths relative to the file; a
             folder of such files named by split; or a folder written by `save_to_disk`.
+        labels: Where the labels of a folder are: "folders" or "table". Default: found out; an error asks if both could
+            be.
         image_column: Column of the images. Default: found by its type and name.
         label_column: Column of the labels. Default: found by its type and name.
         split_seed: Seed of the stratified fifth.
@@ -97,9 +102,10 @@ def load(
     Raises:
         DataError: The data cannot be found or used; the message says what to do.
     """
-    raw = read_source(dataset, revision=revision, config_name=config_name, require_train=require_train)
-    _check_splits(raw, require_train)
+    wanted = Wanted(labels, image_column, label_column, require_train, frozenset(map(normalised, label_names or ())))
+    raw = read_source(dataset, wanted, revision=revision, config_name=config_name)
     splits, declared = _in_one_spelling(*_aligned(raw, image_column, label_column), similar_labels, label_names)
+    _check_splits(raw, splits, require_train)
     _check_labels(splits, label_names, require_train)
     checked, skipped = _without_bad_images(splits, skip_bad_images)
     _check_labels(checked, label_names, require_train)
@@ -127,12 +133,9 @@ def load(
     )
 
 
-def _check_splits(raw: RawData, require_train: bool) -> None:
-    if require_train and TRAIN not in raw.splits:
-        raise DataError(f"{raw.name} has no train split, only {' and '.join(raw.splits)}. Expected one called train.")
-    for split, part in raw.splits.items():
-        if len(part.table) == 0:
-            raise DataError(f"The {split} split of {raw.name} is empty. Fill it or remove it.")
+def _check_splits(raw: RawData, splits: Mapping[str, _Split], require_train: bool) -> None:
+    if require_train and TRAIN not in splits:
+        raise DataError(f"{raw.name} has no train split, only {' and '.join(splits)}. Expected one called train.")
 
 
 def _aligned(
@@ -146,20 +149,58 @@ def _aligned(
     declared = None
     changed: Counter[tuple[str, str]] = Counter()
     for split, part in raw.splits.items():
+        if len(part.table) == 0:
+            raise DataError(f"The {split} split of {raw.name} is empty. Fill it or remove it.")
+        if split == TEST and len(raw.splits) > 1 and not _has_labels(part, labels, label_column):
+            logger.warning("The test split of %s has no column of labels: it is left out.", raw.name)
+            continue
         _check_columns(split, part, (images, labels))
         names = image_names(part, images, split)
         read = read_labels(part.table, labels)
-        if split == TEST and len(raw.splits) > 1 and not any(label is not None for label in read.values):
-            logger.warning("The test split of %s has no labels: it is left out.", raw.name)
-            continue
-        check_none_missing(split, read.values, names)
+        table = None
+        rows_of = _divided_by_table(raw, part, (images, labels), names) or {split: tuple(range(len(names)))}
+        for name, rows in rows_of.items():
+            values = [read.values[row] for row in rows]
+            if name == TEST and max(len(raw.splits), len(rows_of)) > 1 and not any(v is not None for v in values):
+                logger.warning("The test split of %s has no labels: it is left out.", raw.name)
+                continue
+            named = tuple(names[row] for row in rows)
+            check_none_missing(name, values, named)
+            table = table or encoded_images(part, images)
+            splits[name] = _Split(table, rows, tuple(value for value in values if value is not None), named)
         declared = declared or read.declared
         changed.update(read.changed)
-        present = tuple(label for label in read.values if label is not None)
-        table = encoded_images(part, images)
-        splits[split] = _Split(table, tuple(range(len(table))), present, names)
     warn_of_normalised(changed)
     return splits, declared
+
+
+def _divided_by_table(
+    raw: RawData, part: RawSplit, taken: tuple[str, str], names: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
+    """The rows of each split, if the table of an only split names splits itself."""
+    if len(raw.splits) > 1 or part.names is not None:
+        return {}
+    return rows_by_split(part.table, taken) or (rows_by_folder(names) if part.folder is not None else {})
+
+
+def _has_labels(part: RawSplit, column: str, wanted: str | None) -> bool:
+    """Whether a split has the column of labels, or another one that could be meant."""
+    if column in part.table.features or wanted is not None:
+        return column in part.table.features
+    try:
+        find_label_column(part.table.features)
+    except DataError:
+        return False
+    return True
+
+
+def _check_columns(split: str, part: RawSplit, wanted: Sequence[str]) -> None:
+    for column in wanted:
+        if column not in part.table.features:
+            raise DataError(
+                f"The {split} split has no column {column!r}; its columns are {', '.join(part.table.features)}. Call "
+                "the columns the same in all splits."
+            )
 
 
 def _in_one_spelling(
@@ -182,15 +223,6 @@ def _in_one_spelling(
     return renamed, None if declared is None else tuple(dict.fromkeys(new.get(name, name) for name in declared))
 
 
-def _check_columns(split: str, part: RawSplit, wanted: Sequence[str]) -> None:
-    for column in wanted:
-        if column not in part.table.features:
-            raise DataError(
-                f"The {split} split has no column {column!r}; its columns are {', '.join(part.table.features)}. Call "
-                "the columns the same in all splits."
-            )
-
-
 def _check_labels(splits: Mapping[str, _Split], label_names: Sequence[str] | None, require_train: bool) -> None:
     labels = {split: part.labels for split, part in splits.items()}
     if label_names is not None:
@@ -205,7 +237,8 @@ def _without_bad_images(
     good: dict[str, _Split] = {}
     skipped: list[SkippedImage] = []
     for split, part in splits.items():
-        checked = check_images(part.table, split)
+        whole = len(part.rows) == len(part.table)
+        checked = check_images(part.table if whole else part.table.select(part.rows), split)
         rows, bad = good_rows(split, part.names, checked, skip_bad_images)
         good[split] = replace(part, checked=tuple(checked)).select(rows)
         skipped.extend(bad)

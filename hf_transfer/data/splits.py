@@ -25,6 +25,9 @@ _SPLIT_OF_WORD = {
     "test": TEST,
     "testing": TEST,
 }
+# Weak names mean a split only where no folder or split of a name above does.
+_WEAK = {"eval": VALIDATION, "evaluation": VALIDATION, "trainset": TRAIN, "valset": VALIDATION, "testset": TEST}
+_FILLERS = frozenset({"set", "data", "dataset", "image", "images", "img", "imgs", "folder", "split"})
 
 T = TypeVar("T")
 
@@ -49,6 +52,12 @@ def split_of(word: str) -> str | None:
     return _SPLIT_OF_WORD.get(word.lower())
 
 
+def weak_split_of(name: str) -> str | None:
+    """The split that a name means in other words, such as "eval", "training_set" or "val2017"; None for any other."""
+    words = [word for word in re.split(r"[\W\d_]+", name.lower()) if word and word not in _FILLERS]
+    return (_SPLIT_OF_WORD | _WEAK).get(words[0]) if len(words) == 1 else None
+
+
 def split_in(file_name: str) -> str | None:
     """The split that is named anywhere in a file name, such as `cats_val.csv`; None if none is, or several are."""
     found = {split_of(word) for word in re.split(r"[^A-Za-z]+", file_name)} - {None}
@@ -58,13 +67,17 @@ def split_in(file_name: str) -> str | None:
 def by_split(named: Iterable[tuple[str, T]]) -> dict[str, T]:
     """Sort named things into "train", "validation" and "test", in this order; other names are left out.
 
+    "eval" and "evaluation" mean the validation split if no other name does.
+
     Raises:
         DataError: Two names, such as "val" and "dev", mean the same split.
     """
+    pairs = list(named)
+    taken = {split_of(name) for name, _ in pairs}
     found: dict[str, tuple[str, T]] = {}
-    for name, value in named:
-        split = split_of(name)
-        if split is None:
+    for name, value in pairs:
+        split = split_of(name) or _WEAK.get(name.lower())
+        if split is None or (split_of(name) is None and split in taken):
             continue
         if split in found:
             raise DataError(

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
 
+from hf_transfer import run_files
 from hf_transfer.data.raw import RawSplit
 from hf_transfer.data.splits import SPLITS, split_in
 from hf_transfer.errors import DataError
@@ -23,8 +24,12 @@ _SHARD = re.compile(r".*-\d+-of-\d+.*")
 _DELIMITERS = (",", ";", "\t")
 
 
-def find_tables(folder: Path) -> dict[str, list[Path]]:
+def find_tables(folder: Path, usable: Callable[[Path], bool]) -> dict[str, list[Path]]:
     """The tables in a folder that name their split, such as `train.csv` or `train-00000-of-00002.parquet`.
+
+    Args:
+        folder: The folder; there may be none.
+        usable: Whether a table has images and labels; asked where several tables could be a split.
 
     Raises:
         DataError: A split has several files that are no shards.
@@ -32,15 +37,38 @@ def find_tables(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         return {}
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
+    for path in all_tables(folder):
         split = split_in(path.stem)
-        if split is not None and _is_table(path):
+        if split is not None:
             found.setdefault(split, []).append(path)
     for split, paths in found.items():
+        if len(paths) > 1 and not all(_SHARD.fullmatch(path.stem) for path in paths):
+            found[split] = paths = [path for path in paths if usable(path)] or paths[:1]
         if len(paths) > 1 and not all(_SHARD.fullmatch(path.stem) for path in paths):
             names = ", ".join(path.name for path in paths)
             raise DataError(f"Several tables could be the {split} split: {names}. Keep one, or name it as data set.")
     return {split: found[split] for split in SPLITS if split in found}
+
+
+def all_tables(folder: Path) -> list[Path]:
+    """The tables in a folder, sorted; not those that runs write."""
+    written = [file.pattern for file in run_files.RUN_FILES]
+    tables = [path for path in sorted(folder.iterdir()) if _is_table(path)]
+    return [path for path in tables if not run_files.matches(path.name, written)]
+
+
+def columns_of(path: Path) -> Mapping[str, Any]:
+    """Column name to feature type of a file.
+
+    Raises:
+        DataError: The file is no table of its kind.
+    """
+    if path.suffix.lower() != ".parquet":
+        return read_table(path).table.features
+    try:
+        return Dataset(pq.read_schema(path).empty_table()).features
+    except (OSError, ValueError, TypeError, NotImplementedError, pa.ArrowException) as error:
+        raise DataError(f"{path.name!r} cannot be read as a table: {error}") from error
 
 
 def find_metadata(folder: Path) -> Path | None:

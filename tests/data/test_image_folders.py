@@ -63,7 +63,7 @@ def test_hidden_and_other_files_are_left_out(tmp_path: Path, caplog: pytest.LogC
     assert data.label_names == ("a", "b")
     assert sum(sum(counts.values()) for counts in data.counts.values()) == 6
     assert "c in train holds no images" in caplog.text
-    assert "left out, 1 of them" in caplog.text
+    assert "left out are 1 hidden, 1 .txt, 1 images outside of the class folders, the folder '.git'" in caplog.text
 
 
 def test_folders_inside_classes_belong_to_the_class(tmp_path: Path) -> None:
@@ -168,4 +168,87 @@ def test_file_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system takes only UTF-8")
     with pytest.raises(DataError, match="not valid UTF-8"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize("depth", ["d", "d/d", "d/train", "train/train"])
+def test_archives_unpack_into_a_folder_of_their_own(
+    depth: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The only folder with images is the data set or the split, with a word."""
+    write_classes(tmp_path / depth, {"cat": 3, "dog": 3})
+    data = load(str(tmp_path))
+    assert data.label_names == ("cat", "dog")
+    assert "the only folder" in caplog.text or "the classes are the folders in train/train" in caplog.text
+
+
+def test_splits_that_are_unpacked_twice(tmp_path: Path) -> None:
+    """train/train and test/test, of two archives."""
+    write_classes(tmp_path / "train" / "train", {"cat": 3, "dog": 3})
+    write_classes(tmp_path / "test" / "test", {"cat": 3, "dog": 3}, seed=50)
+    assert load(str(tmp_path)).counts["test"] == {"cat": 3, "dog": 3}
+
+
+def test_the_only_class_is_no_data_set(tmp_path: Path) -> None:
+    """A folder of cats by breed is one class for a model that knows cats, and for a split beside others."""
+    write_classes(tmp_path / "one" / "cat", {"siamese": 3, "persian": 3})
+    data = load(str(tmp_path / "one"), label_names=("cat", "dog"), require_train=False)
+    assert sum(counts["cat"] for counts in data.counts.values()) == 6
+    write_classes(tmp_path / "two" / "train", {"cat": 3, "dog": 3})
+    write_classes(tmp_path / "two" / "test" / "cat", {"siamese": 3, "persian": 3}, seed=50)
+    assert load(str(tmp_path / "two")).counts["test"] == {"cat": 6, "dog": 0}
+
+
+@pytest.mark.parametrize(
+    ("train", "other", "split"),
+    [
+        ("train", "eval", "validation"),
+        ("train", "evaluation", "validation"),
+        ("training_set", "test_set", "test"),
+        ("train_images", "val_images", "validation"),
+        ("train2017", "val2017", "validation"),
+        ("Training Data", "Test Data", "test"),
+        ("trainset", "testset", "test"),
+        ("train", "test_set", "test"),
+    ],
+)
+def test_splits_in_other_words(train: str, other: str, split: str, tmp_path: Path) -> None:
+    """Folders of classes in folders that are called almost as splits are no classes."""
+    write_classes(tmp_path / train, {"cat": 3, "dog": 3})
+    write_classes(tmp_path / other, {"cat": 3, "dog": 3}, seed=50)
+    data = load(str(tmp_path))
+    assert (data.label_names, data.evaluation_split) == (("cat", "dog"), split)
+
+
+def test_usual_words_win_over_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """eval beside val is left out with a word, as ever."""
+    for seed, name in enumerate(("train", "val", "eval")):
+        write_classes(tmp_path / name, {"cat": 3, "dog": 3}, seed=30 * seed)
+    assert load(str(tmp_path)).evaluation_split == "validation"
+    assert "the folders eval next to them" in caplog.text
+
+
+def test_classes_may_be_called_like_splits_in_other_words(tmp_path: Path) -> None:
+    """Without a train beside them, and with other folders, these are classes."""
+    write_classes(tmp_path, {"eval": 3, "test_set/x": 3, "other/y": 3})
+    assert load(str(tmp_path)).label_names == ("eval", "other", "test_set")
+
+
+def test_two_parts_of_train_are_no_classes(tmp_path: Path) -> None:
+    """train_1 and train_2 with the same classes in them."""
+    for name in ("train_1", "train_2"):
+        write_classes(tmp_path / name, {"cat": 3, "dog": 3})
+    with pytest.raises(DataError, match="'train_1' and 'train_2' both mean the train split"):
+        load(str(tmp_path))
+
+
+def test_splits_inside_of_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """cat/train and cat/test: test images are not trained on; all classes must be arranged so."""
+    write_classes(tmp_path / "cat", {"train": 4, "test": 2})
+    write_classes(tmp_path / "dog", {"train": 3, "test": 1}, seed=50)
+    data = load(str(tmp_path))
+    assert data.counts == {"train": {"cat": 4, "dog": 3}, "test": {"cat": 2, "dog": 1}}
+    assert "splits train, test are taken from inside the class folders" in caplog.text
+    write_classes(tmp_path, {"cow": 3}, seed=90)
+    with pytest.raises(DataError, match="classes cat, dog hold folders of splits, those of cow do not"):
         load(str(tmp_path))
