@@ -17,7 +17,7 @@ from hf_transfer.data.labels import read_labels, shown
 from hf_transfer.data.spelling import normalised
 from hf_transfer.data.split_column import has_splits
 from hf_transfer.data.splits import TRAIN, by_split, split_in, split_of
-from hf_transfer.data.tables import all_tables, columns_of, find_metadata, find_tables, read_table
+from hf_transfer.data.tables import all_tables, columns_of, find_metadata, find_tables, holds_images, read_table
 from hf_transfer.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,8 @@ class _Table:
 
     def rows(self) -> dict[str, str | None]:
         """Absolute path to label of the images that the table names; empty if it holds the images themselves."""
+        if holds_images(self.path, self.images):
+            return {}
         table = read_table(self.path).table
         values = table.select_columns([self.images]).with_format(None)
         if isinstance(table.features[self.images], Image):
@@ -87,9 +89,23 @@ class _Table:
 def choose_tables(folder: Path, wanted: Wanted) -> Form | None:
     """The tables of each split that tell the labels; None if the folders do, or nothing does.
 
+    Images and tables that are left out are counted and named.
+
     Raises:
         DataError: Folders and tables say something else, and the user has to choose.
     """
+    form = _chosen(folder, wanted)
+    if form:
+        _warn_of_others(folder, form, wanted)
+    return form
+
+
+def has_table(folder: Path, wanted: Wanted) -> bool:
+    """Whether a folder holds a table with columns of images and labels."""
+    return any(_described(path, wanted) is not None for path in all_tables(folder)[:_MOST_TABLES])
+
+
+def _chosen(folder: Path, wanted: Wanted) -> Form | None:
     folders = [entry for entry in subfolders(folder) if has_image(entry)]
     rivals = [] if wanted.labels == "table" else [entry for entry in folders if not is_container(entry.name)]
     forms = list(_forms(folder, wanted))
@@ -104,10 +120,10 @@ def choose_tables(folder: Path, wanted: Wanted) -> Form | None:
     usable = [table for path in others if (table := _described(path, wanted)) is not None]
     if rivals:
         found = _beside_classes(usable, rivals, wanted)
-        return None if found is None else _among([found], folders, wanted)
+        return None if found is None else _among([found], folders)
     in_form = [path for form in forms for paths in form.values() for path in paths if _described(path, wanted)]
     if not in_form and (usable or (folders and len(others) == 1)):
-        return _among([table.path for table in usable] or others, folders, wanted)
+        return _among([table.path for table in usable] or others, folders)
     if len(folders) > 1 and others:
         raise _question(folders, f"the tables {shown([path.name for path in others])}")
     return forms[0] if forms else None
@@ -165,10 +181,23 @@ def _without_strays(form: Form, wanted: Wanted) -> Form:
         and split_in(paths[0].stem) is not None
         and _described(paths[0], wanted) is None
     ]
-    if strays:
-        names = ", ".join(form[split][0].name for split in strays)
-        logger.warning("Left out are %s, which have no columns of images and labels.", names)
     return {split: paths for split, paths in form.items() if split not in strays}
+
+
+def _warn_of_others(folder: Path, form: Form, wanted: Wanted) -> None:
+    """Name the tables that are left out, and count the images that no table names."""
+    used = [path for paths in form.values() for path in paths]
+    others = [path.name for path in all_tables(folder) if path not in used]
+    tables = [_described(path, wanted) for path in used]
+    named: set[str] = set()
+    for table in tables:
+        named.update(table.rows() if table is not None else ())
+    unnamed = 0
+    if TRAIN not in form or tables[used.index(form[TRAIN][0])] is not None:
+        unnamed = sum(os.path.normpath(file.absolute()) not in named for file in images_in(folder))
+    found = [*others, *([f"{unnamed:,} images that no table names"] if unnamed else [])]
+    if found:
+        logger.warning("Beside %s, left out are %s.", shown([path.name for path in used]), shown(found))
 
 
 def _warn_of_folders(form: Form, rivals: Sequence[Path], wanted: Wanted) -> None:
@@ -209,19 +238,15 @@ def _beside_classes(usable: Sequence[_Table], folders: Sequence[Path], wanted: W
     return table.path
 
 
-def _among(paths: Sequence[Path], folders: Sequence[Path], wanted: Wanted) -> Form:
+def _among(paths: Sequence[Path], folders: Sequence[Path]) -> Form:
     """The one table that tells the labels, with a line that says so."""
     if len(paths) > 1:
         raise _question(folders, f"the tables {shown([path.name for path in paths])}")
-    table = _described(paths[0], wanted)
-    if folders and table is not None:
-        rows = table.rows()
-        others = sum(os.path.normpath(file.absolute()) not in rows for entry in folders for file in images_in(entry))
+    if folders:
         logger.warning(
-            "The labels are those of %s; the folders %s are no classes.%s",
+            "The labels are those of %s; the folders %s are no classes.",
             paths[0].name,
             shown([entry.name for entry in folders]),
-            f" {others:,} images that it does not name are left out." if others else "",
         )
     return {TRAIN: [paths[0]]}
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset, Features, Image, Value
 
 from hf_transfer.data.files import LeftOut, contents, has_image, images_in, is_image, kind_of, subfolders
+from hf_transfer.data.labels import shown
 from hf_transfer.data.raw import RawSplit
 from hf_transfer.data.spelling import normalised
 from hf_transfer.data.splits import SPLITS, TEST, TRAIN, by_split, split_of, weak_split_of
@@ -66,7 +67,7 @@ def find_image_splits(folder: Path, known: Collection[str] = ()) -> dict[str, Im
         return _plain(folder)
     if not any(has_image(entry) for entry in split_folders.values()):
         return {}
-    _warn_beside(folder, others)
+    warn_beside(folder, others)
     labelled = {split: entry for split, entry in split_folders.items() if _is_labelled(split, entry)}
     return {
         split: ImageSplit(entry, _classes(entry)) for split, entry in _descended(folder, labelled, set(known)).items()
@@ -117,13 +118,28 @@ def check_are_classes(splits: Mapping[str, ImageSplit]) -> None:
     """Check that the folders are classes, by their names.
 
     Raises:
-        DataError: All are called as folders are that hold images of any class, such as `images` and `masks`.
+        DataError: All are called as folders are that hold images of any class, such as `images` and `masks`, or
+            `part_1` and `part_2` with the same folders in each.
     """
-    names = list(dict.fromkeys(label for split in splits.values() for label, _ in split.classes))
-    if len(names) > 1 and all(_NEVER_A_CLASS.fullmatch(name) for name in names):
+    classes = {label: entry for split in splits.values() for label, entry in split.classes if has_image(entry)}
+    if len(classes) < 2:
+        return
+    inner = [tuple(entry.name for entry in subfolders(folder)) for folder in classes.values()]
+    same = len(inner[0]) > 1 and len(set(inner)) == 1 and not any(map(split_of, inner[0]))
+    containers = all(map(is_container, classes))
+    if all(map(_NEVER_A_CLASS.fullmatch, classes)) or (containers and same):
         raise DataError(
-            f"The folders {', '.join(names)} do not look like classes. Put the images of each class into a folder of "
-            "its name, or add a table with the columns image and label. --labels folders takes them as classes."
+            f"The folders {shown(list(classes))} do not look like classes. Put the images of each class into a folder "
+            "of its name, or add a table with the columns image and label. --labels folders takes them as classes."
+        )
+    if containers:
+        logger.warning("The folders %s are taken as classes, though their names say nothing.", shown(list(classes)))
+    elif same:
+        logger.warning(
+            "The classes are %s. Each of these folders holds the folders %s: if they are the classes, name one of the "
+            "folders that hold them as data set.",
+            shown(list(classes)),
+            shown(list(inner[0])),
         )
 
 
@@ -207,8 +223,8 @@ def _descended(root: Path, splits: dict[str, Path], known: set[str]) -> dict[str
     return found
 
 
-def _warn_beside(folder: Path, others: list[str]) -> None:
-    """Name what lies beside the folders of the splits."""
+def warn_beside(folder: Path, others: Sequence[str] = ()) -> None:
+    """Name what lies beside the folders that are read."""
     if others:
         logger.warning(
             "%s has splits; the folders %s next to them hold images, too, and are left out.",

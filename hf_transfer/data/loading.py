@@ -16,6 +16,7 @@ from hf_transfer.data.checking import CheckedImage, check_images, good_rows
 from hf_transfer.data.choosing import Wanted
 from hf_transfer.data.columns import find_image_column, find_label_column
 from hf_transfer.data.encoded import encoded_images, image_names
+from hf_transfer.data.files import HEIF, HEIF_SUFFIXES
 from hf_transfer.data.image_data import ImageData, SkippedImage
 from hf_transfer.data.labels import check_classes, check_known, check_none_missing, read_labels, shown, sorted_names
 from hf_transfer.data.raw import RawData, RawSplit
@@ -156,6 +157,7 @@ def _aligned(
             continue
         _check_columns(split, part, (images, labels))
         names = image_names(part, images, split)
+        _warn_of_heif(split, names)
         read = read_labels(part.table, labels)
         table = None
         rows_of = _divided_by_table(raw, part, (images, labels), names) or {split: tuple(range(len(names)))}
@@ -294,6 +296,7 @@ def _warn(splits: Mapping[str, _Split], names: Sequence[str], evaluation_split: 
         )
     if TRAIN not in splits:
         return
+    _warn_of_two_labels(splits)
     seen = {image.digest for image in splits[TRAIN].checked}
     for split, part in splits.items():
         copies = sum(image.digest in seen for image in part.checked)
@@ -304,6 +307,29 @@ def _warn(splits: Mapping[str, _Split], names: Sequence[str], evaluation_split: 
                 len(part.checked),
                 evaluation_split if split == VALIDATION else split,
             )
+
+
+def _warn_of_two_labels(splits: Mapping[str, _Split]) -> None:
+    first: dict[bytes, str] = {}
+    twice: dict[bytes, str] = {}
+    for part in splits.values():
+        for image, label, name in zip(part.checked, part.labels, part.names, strict=True):
+            if first.setdefault(image.digest, label) != label:
+                twice.setdefault(image.digest, name)
+    if twice:
+        logger.warning(
+            "%d images are there with several labels, byte for byte: %s.", len(twice), shown(list(twice.values()))
+        )
+
+
+def _warn_of_heif(split: str, names: Sequence[str]) -> None:
+    count = sum(name.lower().endswith(tuple(HEIF_SUFFIXES)) for name in names)
+    if count and not HEIF:
+        logger.warning(
+            "%s: %d images are .heic or .heif files, which pip install 'hf-transfer-learning[heif]' reads.",
+            split,
+            count,
+        )
 
 
 def _counts(labels: Sequence[str], names: Sequence[str]) -> dict[str, int]:

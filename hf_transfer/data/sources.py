@@ -10,10 +10,10 @@ import logging
 import re
 from pathlib import Path
 
-from hf_transfer.data.choosing import Wanted, choose_tables
+from hf_transfer.data.choosing import Wanted, choose_tables, has_table
 from hf_transfer.data.files import IMAGE_SUFFIXES, contents, has_image, is_image, subfolders
 from hf_transfer.data.hub import read_hub, read_saved
-from hf_transfer.data.image_folders import check_are_classes, find_image_splits, read_image_folder
+from hf_transfer.data.image_folders import check_are_classes, find_image_splits, read_image_folder, warn_beside
 from hf_transfer.data.labels import shown
 from hf_transfer.data.raw import RawData, RawSplit
 from hf_transfer.data.sidecars import find_sidecars, read_sidecars
@@ -90,6 +90,7 @@ def _read_folder(folder: Path, wanted: Wanted) -> dict[str, RawSplit]:
     child = _only_folder(folder, wanted)
     if child is not None:
         logger.warning("%s: the data set is the only folder with images in it, %s.", _name(folder), child.name)
+        warn_beside(folder)
         return _read_folder(child, wanted)
     splits = {} if wanted.labels == "table" else find_image_splits(folder, wanted.known)
     if splits:
@@ -107,7 +108,7 @@ def _only_folder(folder: Path, wanted: Wanted) -> Path | None:
     child = found[0]
     if any(map(is_image, folder.iterdir())):
         return None
-    if wanted.labels != "folders" and (choose_tables(child, wanted) or find_sidecars(child)):
+    if wanted.labels != "folders" and (has_table(child, wanted) or find_sidecars(child)):
         return child
     return None if any(map(is_image, child.iterdir())) else child
 

@@ -20,6 +20,7 @@ _FLAGS = {"is train": TRAIN, "is training": TRAIN, "is training image": TRAIN, "
 _FLAGS |= dict.fromkeys(("is valid", "is val", "is validation", "is dev", "is eval"), VALIDATION)
 _TRUTH = {"true": True, "1": True, "1.0": True, "yes": True, "y": True, "t": True}
 _TRUTH |= {"false": False, "0": False, "0.0": False, "no": False, "n": False, "f": False, "": False, "none": False}
+_PAIRS = ({"true", "false"}, {"0", "1"}, {"yes", "no"}, {"0.0", "1.0"})
 _SHOWN = 5
 
 
@@ -37,6 +38,7 @@ def rows_by_split(table: Dataset, taken: Sequence[str]) -> dict[str, tuple[int, 
             if found := _by_name(columns[plain], values):
                 return found
     flags = {columns[plain]: split for plain, split in _FLAGS.items() if plain in columns}
+    flags |= {name: split for plain, name in columns.items() if (split := split_of(plain)) and _is_truth(table, name)}
     return _by_truth({name: [_text(v) for v in _values(table, name)] for name in flags}, flags)
 
 
@@ -79,6 +81,11 @@ def _by_name(column: str, values: Sequence[str]) -> dict[str, tuple[int, ...]]:
         )
         return {}
     return _told(f"the column {column!r}", [split[value] for value in values], values)
+
+
+def _is_truth(table: Dataset, column: str) -> bool:
+    """Whether a column that is called as a split, such as `test`, holds true and false."""
+    return {_text(value).lower() for value in _values(table, column)} in _PAIRS
 
 
 def _by_truth(values: Mapping[str, Sequence[str]], flags: Mapping[str, str]) -> dict[str, tuple[int, ...]]:

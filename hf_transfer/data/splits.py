@@ -27,7 +27,9 @@ _SPLIT_OF_WORD = {
 }
 # Weak names mean a split only where no folder or split of a name above does.
 _WEAK = {"eval": VALIDATION, "evaluation": VALIDATION, "trainset": TRAIN, "valset": VALIDATION, "testset": TEST}
-_FILLERS = frozenset({"set", "data", "dataset", "image", "images", "img", "imgs", "folder", "split"})
+_FILLERS = frozenset(
+    {"set", "data", "dataset", "image", "images", "img", "imgs", "folder", "split", "public", "private"}
+)
 
 T = TypeVar("T")
 
@@ -54,7 +56,8 @@ def split_of(word: str) -> str | None:
 
 def weak_split_of(name: str) -> str | None:
     """The split that a name means in other words, such as "eval", "training_set" or "val2017"; None for any other."""
-    words = [word for word in re.split(r"[\W\d_]+", name.lower()) if word and word not in _FILLERS]
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)  # PublicTest
+    words = [word for word in re.split(r"[\W\d_]+", apart.lower()) if word and word not in _FILLERS]
     return (_SPLIT_OF_WORD | _WEAK).get(words[0]) if len(words) == 1 else None
 
 

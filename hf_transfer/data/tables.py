@@ -15,7 +15,7 @@ from datasets import Dataset, concatenate_datasets
 
 from hf_transfer import run_files
 from hf_transfer.data.raw import RawSplit
-from hf_transfer.data.splits import SPLITS, split_in
+from hf_transfer.data.splits import SPLITS, TRAIN, split_in, weak_split_of
 from hf_transfer.errors import DataError
 
 # Larger Parquet files are not read into memory but converted once into the cache of the datasets library.
@@ -37,10 +37,15 @@ def find_tables(folder: Path, usable: Callable[[Path], bool]) -> dict[str, list[
     if not folder.is_dir():
         return {}
     found: dict[str, list[Path]] = {}
-    for path in all_tables(folder):
+    tables = all_tables(folder)
+    for path in tables:
         split = split_in(path.stem)
         if split is not None:
             found.setdefault(split, []).append(path)
+    for path in tables:
+        weak = weak_split_of(path.stem)
+        if TRAIN in found and weak is not None and weak not in found:
+            found[weak] = [path]
     for split, paths in found.items():
         if len(paths) > 1 and not all(_SHARD.fullmatch(path.stem) for path in paths):
             found[split] = paths = [path for path in paths if usable(path)] or paths[:1]
@@ -69,6 +74,15 @@ def columns_of(path: Path) -> Mapping[str, Any]:
         return Dataset(pq.read_schema(path).empty_table()).features
     except (OSError, ValueError, TypeError, NotImplementedError, pa.ArrowException) as error:
         raise DataError(f"{path.name!r} cannot be read as a table: {error}") from error
+
+
+def holds_images(path: Path, column: str) -> bool:
+    """Whether the first image of a Parquet file is stored in it; False for files of other kinds, which hold none."""
+    if path.suffix.lower() != ".parquet":
+        return False
+    first = next(pq.ParquetFile(path).iter_batches(batch_size=1, columns=[column]), None)
+    value = first.column(0)[0].as_py() if first is not None and len(first) else None
+    return bool(value.get("bytes")) if isinstance(value, dict) else isinstance(value, bytes)
 
 
 def find_metadata(folder: Path) -> Path | None:
@@ -161,8 +175,10 @@ def _read_parquet(path: Path) -> Dataset:
 
 _READERS: Mapping[str, Callable[[Path], Dataset]] = {
     ".csv": _read_csv,
+    ".tsv": _read_csv,
     ".json": _read_json,
     ".jsonl": _read_json,
+    ".ndjson": _read_json,
     ".parquet": _read_parquet,
 }
 TABLE_SUFFIXES = tuple(_READERS)

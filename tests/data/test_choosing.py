@@ -56,7 +56,7 @@ def test_masks_beside_images_are_no_class(tmp_path: Path, caplog: pytest.LogCapt
     assert load(str(tmp_path), labels="folders").label_names == ("images", "masks")
     _table(tmp_path, "annotations.csv", _rows("images"))
     assert load(str(tmp_path)).label_names == ("a", "b")
-    assert "6 images that it does not name are left out" in caplog.text
+    assert "Beside annotations.csv, left out are 6 images that no table names" in caplog.text
 
 
 def test_columns_that_are_not_found_are_asked_for(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_stray_tables_beside_complete_tables_are_named(tmp_path: Path, caplog: p
     _table(tmp_path, "sample_submission.csv", [("x.png", "a")])
     data = load(str(tmp_path))
     assert (sum(_sizes(data).values()), data.evaluation_split[:6]) == (6, "train[")
-    assert "Left out are val_ids.csv, which have no columns" in caplog.text
+    assert "Beside train.csv, left out are sample_submission.csv, train_log.csv, val_ids.csv." in caplog.text
 
 
 @pytest.mark.parametrize("header", ["image", "id", "image,width"])
@@ -245,3 +245,24 @@ def test_folders_above_the_data_say_nothing(tmp_path: Path) -> None:
     write_classes(tmp_path / "a" / "b", {"one": 6, "two": 6})
     _table(tmp_path / "a" / "b", "labels.csv", _rows("one", "two"))
     assert load(str(tmp_path / "a" / "b")).label_names == ("a", "b")
+
+
+def test_images_that_no_table_names_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A table of 6 of 8 images; complete tables load without a word."""
+    write_classes(tmp_path, {"images": 8})
+    _table(tmp_path, "metadata.csv", _rows("images"), "file_name,label")
+    load(str(tmp_path))
+    assert "Beside metadata.csv, left out are 2 images that no table names" in caplog.text
+    caplog.clear()
+    _table(tmp_path, "metadata.csv", _rows("images", count=8), "file_name,label")
+    load(str(tmp_path))
+    assert not caplog.records
+
+
+def test_eval_csv_is_the_validation_split(tmp_path: Path) -> None:
+    """As the folder eval is, beside train."""
+    write_classes(tmp_path, {"images": 8})
+    _table(tmp_path, "train.tsv", _rows("images"))
+    (tmp_path / "train.tsv").write_text((tmp_path / "train.tsv").read_text().replace(",", "\t"))
+    _table(tmp_path, "eval.csv", _rows("images", count=8)[6:])
+    assert _sizes(load(str(tmp_path))) == {"train": 6, "validation": 2}

@@ -252,3 +252,31 @@ def test_splits_inside_of_classes(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     write_classes(tmp_path, {"cow": 3}, seed=90)
     with pytest.raises(DataError, match="classes cat, dog hold folders of splits, those of cow do not"):
         load(str(tmp_path))
+
+
+def test_folders_that_say_nothing_are_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Parts without any labels are taken as classes with a word, but not if they hold the same classes."""
+    write_classes(tmp_path / "one", {"part_1": 3, "part_2": 3})
+    assert load(str(tmp_path / "one")).label_names == ("part_1", "part_2")
+    assert "part_1, part_2 are taken as classes" in caplog.text
+    for part in ("part_1", "part_2"):
+        write_classes(tmp_path / "two" / part, {"cat": 3, "dog": 3})
+    with pytest.raises(DataError, match="part_1, part_2 do not look like classes"):
+        load(str(tmp_path / "two"))
+    assert load(str(tmp_path / "two"), labels="folders").label_names == ("part_1", "part_2")
+
+
+def test_the_same_folders_in_each_class_are_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """colour/cat and grey/cat: the classes may be one level deeper."""
+    for variant in ("colour", "grey"):
+        write_classes(tmp_path / variant, {"cat": 3, "dog": 3})
+    assert load(str(tmp_path)).label_names == ("colour", "grey")
+    assert "Each of these folders holds the folders cat, dog" in caplog.text
+
+
+def test_files_beside_the_only_folder_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Lists of labels in a form that is not read, for example."""
+    write_classes(tmp_path / "images", {"cat": 3, "dog": 3})
+    (tmp_path / "train_test_split.txt").write_text("1 0")
+    assert load(str(tmp_path)).label_names == ("cat", "dog")
+    assert "left out are 1 .txt" in caplog.text

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hf_transfer.data import ImageData, decode_image, load
+from hf_transfer.data import ImageData, decode_image, files, load
 from hf_transfer.errors import DataError
 from tests.helpers.image_files import encoded, picture, write_classes
 
@@ -244,6 +244,25 @@ def test_the_same_image_in_train_and_evaluation_is_a_warning(tmp_path: Path, cap
     shutil.copy(tmp_path / "train" / "a" / "0.png", tmp_path / "test" / "a" / "copy.png")
     load(str(tmp_path))
     assert "1 of the 5 images in test are also in train" in caplog.text
+
+
+def test_the_same_image_with_two_labels_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing can learn both."""
+    write_classes(tmp_path, {"a": 3, "b": 3})
+    shutil.copy(tmp_path / "a" / "0.png", tmp_path / "b" / "copy.png")
+    load(str(tmp_path))
+    assert "1 images are there with several labels, byte for byte: " in caplog.text
+
+
+@pytest.mark.skipif(files.HEIF, reason="pillow-heif is installed")
+def test_a_table_of_photographs_of_phones_says_what_reads_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The extra is named before the images fail."""
+    (tmp_path / "d.csv").write_text("image,label\n1.heic,a\n2.HEIC,b\n")
+    with pytest.raises(DataError, match="cannot be read"):
+        load(str(tmp_path / "d.csv"))
+    assert "2 images are .heic or .heif files, which pip install" in caplog.text
 
 
 def test_record_is_plain_and_complete(tmp_path: Path) -> None:

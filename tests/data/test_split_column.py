@@ -35,6 +35,9 @@ def _rows(**columns: Sequence[object]) -> dict[str, tuple[int, ...]]:
         ("isTest", "0", "1", "test"),
         ("is_train", 1, 0, "test"),
         ("is_training_image", "1", "0", "test"),
+        ("Usage", "Training", "PublicTest", "test"),
+        ("test", "0", "1", "test"),
+        ("validation", False, True, "validation"),
     ],
 )
 def test_columns_name_splits(
