@@ -52,7 +52,8 @@ def run(argv: Sequence[str]) -> int:
     quiet_libraries()
     model, processor = _load(options.model_name_or_path, options.model_revision)
     names = label_names_of(model)
-    data = load_images(data_options, names, require_train=False)
+    pixel_range = None if own_run is None else own_run.data.get("pixel_range")
+    data = load_images(data_options, names, require_train=False, pixel_range=pixel_range)
     seen = own_run is not None and own_run.data["fingerprint"] == data.fingerprint
     split, images = _choose_split(data, options.split, seen)
     with tempfile.TemporaryDirectory() as unused:

@@ -127,6 +127,10 @@ class DataOptions:
             "help": "Continue even if more than 1 %% of a split's images cannot be read; skipped images are listed."
         },
     )
+    max_image_pixels: int | None = field(
+        default=None,
+        metadata={"help": "Refuse images of more pixels than this. Default: Pillow's limit, 178,956,970."},
+    )
     metrics: list[str] | None = field(
         default=None,
         metadata={"help": "Additional metrics of the evaluate library, by id or local folder. Default: none."},

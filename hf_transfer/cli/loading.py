@@ -10,7 +10,10 @@ from hf_transfer.models.loading import LoadedModel, check_trainable, load_for_tr
 
 
 def load_images(
-    options: DataOptions, label_names: Sequence[str] | None = None, require_train: bool = True
+    options: DataOptions,
+    label_names: Sequence[str] | None = None,
+    require_train: bool = True,
+    pixel_range: tuple[float, float] | None = None,
 ) -> ImageData:
     """Load the data set that the flags name; arguments and errors as in `hf_transfer.data.load`."""
     return load(
@@ -25,6 +28,8 @@ def load_images(
         label_names=label_names,
         require_train=require_train,
         similar_labels=options.similar_labels,
+        pixel_range=pixel_range,
+        max_image_pixels=options.max_image_pixels,
     )
 
 

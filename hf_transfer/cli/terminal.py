@@ -47,6 +47,8 @@ class Terminal:
             table.add_row(split, f"{sum(sizes):,}", str(len(sizes)), f"{min(sizes):,}", f"{max(sizes):,}")
         self._console.print(table)
         self.text(f"classes: {_classes(data)}")
+        if data.pixels:
+            self.text(f"images {'; '.join(data.pixels)}")
         if data.skipped:
             first = ", ".join(image.name for image in data.skipped[:_SHOWN])
             more = f" and {len(data.skipped) - _SHOWN} more" if len(data.skipped) > _SHOWN else ""

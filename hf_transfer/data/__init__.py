@@ -11,7 +11,7 @@ trainer = TransferTrainer(
 from __future__ import annotations
 
 from hf_transfer.data.image_data import ImageData, SkippedImage
-from hf_transfer.data.images import decode_image
+from hf_transfer.data.images import decode_image, decode_row
 from hf_transfer.data.loading import load
 from hf_transfer.data.preprocessing import Preprocessing, with_image_size, with_num_channels
 from hf_transfer.data.transforms import collate, eval_transform, train_transform
@@ -22,6 +22,7 @@ __all__ = [
     "SkippedImage",
     "collate",
     "decode_image",
+    "decode_row",
     "eval_transform",
     "load",
     "train_transform",

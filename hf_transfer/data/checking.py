@@ -16,7 +16,8 @@ from datasets import Dataset
 from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
 from hf_transfer.data.image_data import SkippedImage
-from hf_transfer.data.images import decode_image, read_content
+from hf_transfer.data.images import open_image, read_content, upright
+from hf_transfer.data.pixels import PixelStatistics, is_deep, kind_of, measure
 from hf_transfer.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -36,22 +37,35 @@ class CheckedImage:
         height: In pixels, upright; 0 for a bad image.
         width: In pixels, upright; 0 for a bad image.
         reason: Why the image is bad; None for a good one.
+        kind: In words what it is stored as; empty for RGB and grey of 8 bits.
+        pages: Number of pages or frames.
+        pixels: Statistics of a grey image of more than 8 bits.
     """
 
     digest: bytes
     height: int
     width: int
     reason: str | None = None
+    kind: str = ""
+    pages: int = 1
+    pixels: PixelStatistics | None = None
 
 
 def check_image(value: Mapping[str, Any]) -> CheckedImage:
     """Read, hash and fully decode one image, as training will."""
     try:
         content = read_content(value)
-        image = decode_image(content)
+        with open_image(content) as opened:
+            kind, pages = kind_of(opened), getattr(opened, "n_frames", 1)
+            image = upright(opened)
+            pixels = measure(image) if is_deep(image) else None
+            if pixels is None:
+                image.convert("RGB")
+            return CheckedImage(
+                hashlib.sha256(content).digest(), image.height, image.width, kind=kind, pages=pages, pixels=pixels
+            )
     except DataError as error:
         return CheckedImage(b"", 0, 0, str(error))
-    return CheckedImage(hashlib.sha256(content).digest(), image.height, image.width)
 
 
 def check_images(images: Dataset, split: str) -> list[CheckedImage]:

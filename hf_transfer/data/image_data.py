@@ -46,6 +46,9 @@ class ImageData:
         skipped: The images that could not be read.
         counts: Split to label name to number of images; the evaluation split is under `evaluation_split`.
         median_size: Median height and median width of all images, in pixels.
+        pixel_range: Range from which grey images of more than 8 bits are scaled; None where there are none. Each row
+            then has it in the column "pixel_range".
+        pixels: What the images are stored as, where that is not just RGB or grey of 8 bits; in words, with numbers.
     """
 
     train: Dataset | None
@@ -60,6 +63,8 @@ class ImageData:
     skipped: tuple[SkippedImage, ...]
     counts: Mapping[str, Mapping[str, int]]
     median_size: tuple[int, int]
+    pixel_range: tuple[float, float] | None = None
+    pixels: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, which may be published: all but the images themselves, and the names of their files."""
@@ -74,6 +79,8 @@ class ImageData:
             "counts": {split: dict(counts) for split, counts in self.counts.items()},
             "median_size": {"height": self.median_size[0], "width": self.median_size[1]},
             "skipped": self._counted(),
+            **({"pixels": list(self.pixels)} if self.pixels else {}),
+            **({"pixel_range": list(self.pixel_range)} if self.pixel_range else {}),
         }
 
     def _counted(self) -> list[dict[str, Any]]:

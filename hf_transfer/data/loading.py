@@ -6,11 +6,12 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median_low
 
-from datasets import ClassLabel, Dataset, Value
+import PIL.Image
+from datasets import ClassLabel, Dataset, List, Value
 
 from hf_transfer.data.checking import CheckedImage, check_images, good_rows
 from hf_transfer.data.choosing import Wanted
@@ -18,7 +19,9 @@ from hf_transfer.data.columns import find_image_column, find_label_column
 from hf_transfer.data.encoded import encoded_images, image_names
 from hf_transfer.data.files import HEIF, HEIF_SUFFIXES
 from hf_transfer.data.image_data import ImageData, SkippedImage
+from hf_transfer.data.images import RANGE_COLUMN
 from hf_transfer.data.labels import check_classes, check_known, check_none_missing, read_labels, shown, sorted_names
+from hf_transfer.data.pixels import common_range, described
 from hf_transfer.data.raw import RawData, RawSplit
 from hf_transfer.data.sources import read_source
 from hf_transfer.data.spelling import normalised, spellings, warn_of_missing, warn_of_normalised
@@ -51,13 +54,16 @@ class _Split:
             tuple(self.checked[position] for position in positions),
         )
 
-    def finish(self, label_names: Sequence[str]) -> Dataset:
+    def finish(self, label_names: Sequence[str], pixel_range: tuple[float, float] | None) -> Dataset:
         index_of = {name: index for index, name in enumerate(label_names)}
         labels, names = [-1] * len(self.table), [""] * len(self.table)
         for row, label, name in zip(self.rows, self.labels, self.names, strict=True):
             labels[row], names[row] = index_of[label], name
         table = self.table.add_column("label", labels, feature=ClassLabel(names=list(label_names)))
         table = table.add_column("name", names, feature=Value("string"))
+        if pixel_range is not None:
+            ranges = [list(pixel_range)] * len(table)
+            table = table.add_column(RANGE_COLUMN, ranges, feature=List(Value("float64")))
         return table if len(self.rows) == len(table) else table.select(self.rows)
 
 
@@ -74,6 +80,8 @@ def load(
     label_names: Sequence[str] | None = None,
     require_train: bool = True,
     similar_labels: str | None = None,
+    pixel_range: tuple[float, float] | None = None,
+    max_image_pixels: int | None = None,
 ) -> ImageData:
     """Load, check and split labelled images.
 
@@ -99,6 +107,10 @@ def load(
         similar_labels: What to do with labels that differ only in case, width or underscores, such as "Cat" and "cat":
             "merge" makes one class of them, spelt as most images of `train` are; "keep" keeps them apart. Default: an
             error that names them. Blanks and the form of Unicode never make a class of their own.
+        pixel_range: Range from which grey images of more than 8 bits are scaled, as when a model was trained. Default:
+            that of the training images.
+        max_image_pixels: Images of more pixels are refused; holds for the whole process. Default: Pillow's limit, 179
+            million.
 
     Raises:
         DataError: The data cannot be found or used; the message says what to do.
@@ -108,6 +120,8 @@ def load(
     splits, declared = _in_one_spelling(*_aligned(raw, image_column, label_column), similar_labels, label_names)
     _check_splits(raw, splits, require_train)
     _check_labels(splits, label_names, require_train)
+    if max_image_pixels is not None:
+        PIL.Image.MAX_IMAGE_PIXELS = max_image_pixels // 2  # Pillow refuses above twice this number
     checked, skipped = _without_bad_images(splits, skip_bad_images)
     _check_labels(checked, label_names, require_train)
     divided, evaluation_split = _divided(checked, split_seed)
@@ -117,7 +131,8 @@ def load(
         for split, part in divided.items()
     }
     _warn(divided, names, evaluation_split)
-    finished = {split: part.finish(names) for split, part in divided.items()}
+    pixel_range = _pixel_range(divided, pixel_range)
+    finished = {split: part.finish(names, pixel_range) for split, part in divided.items()}
     return ImageData(
         train=finished.get(TRAIN),
         validation=finished.get(VALIDATION),
@@ -131,6 +146,8 @@ def load(
         skipped=skipped,
         counts=counts,
         median_size=_median_size(divided),
+        pixel_range=pixel_range,
+        pixels=described(_kinds(divided), pixel_range),
     )
 
 
@@ -343,6 +360,21 @@ def _fingerprint(splits: Mapping[str, _Split], names: Sequence[str]) -> str:
         rows = sorted(f"{i.digest.hex()} {label}" for i, label in zip(part.checked, part.labels, strict=True))
         content.update(json.dumps([split, rows]).encode())
     return content.hexdigest()
+
+
+def _pixel_range(splits: Mapping[str, _Split], given: tuple[float, float] | None) -> tuple[float, float] | None:
+    """The range of the grey images of more than 8 bits: as given, else of those in train; None without such images."""
+    deep = {split: [image.pixels for image in part.checked if image.pixels] for split, part in splits.items()}
+    everywhere = [pixels for found in deep.values() for pixels in found]
+    return None if not everywhere else given or common_range(deep.get(TRAIN) or everywhere)
+
+
+def _kinds(splits: Mapping[str, _Split]) -> Iterator[str]:
+    """In words what each image is that is not just RGB or grey of 8 bits."""
+    for image in (image for part in splits.values() for image in part.checked):
+        yield image.kind
+        if image.pages > 1:
+            yield "of several pages or frames, of which the first is used"
 
 
 def _median_size(splits: Mapping[str, _Split]) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -10,7 +11,7 @@ import PIL.Image
 import torch
 from torchvision.transforms import InterpolationMode, v2
 
-from hf_transfer.data.images import decode_image
+from hf_transfer.data.images import RANGE_COLUMN, decode_image
 from hf_transfer.data.preprocessing import Preprocessing, image_mode, is_timm
 from hf_transfer.errors import ArgumentError, DataError
 
@@ -22,6 +23,9 @@ LIGHT_SHIFT = 1 / 8
 # The usual 8 % of the area cuts most objects away. That suits hundreds of epochs; fine-tuning has few.
 STANDARD_SCALE = (0.35, 1.0)
 STANDARD_RATIO = (3 / 4, 4 / 3)
+_THIN, _MOST_PIXELS = 20, 2**24
+_SUPPORT = 6
+"""Pixels beside a crop that can reach into it by interpolation, and more."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +167,7 @@ def process(processor: Any, images: list[PIL.Image.Image]) -> dict[str, Any]:
     Returns:
         What the processor makes, as tensors, floating point as float32; lists of tensors where sizes differ.
     """
+    images = [_bounded(image, processor) for image in images]
     try:
         made = [processor(images=images, return_tensors="pt")]
     except (ValueError, RuntimeError):
@@ -172,6 +177,36 @@ def process(processor: Any, images: list[PIL.Image.Image]) -> dict[str, Any]:
     if len(made) == 1:
         return {key: parts[0] for key, parts in tensors.items()}
     return {key: [part[0] for part in parts] for key, parts in tensors.items()}
+
+
+def _bounded(image: PIL.Image.Image, processor: Any) -> PIL.Image.Image:
+    """Cut off what a centre crop would, where resizing the whole image first would take too much memory.
+
+    An image of 1 × 4,000 pixels whose shortest edge becomes 224 would have 200 million pixels.
+
+    Raises:
+        DataError: The processor keeps all of it.
+    """
+    short, long = sorted(image.size)
+    if long < _THIN * short:
+        return image
+    settings = Preprocessing.from_processor(processor)
+    if settings.resize != "shortest_edge" or settings.resize_to[0] ** 2 * long / short <= _MOST_PIXELS:
+        return image
+    edge = settings.resize_to[0]
+    if settings.crop != "center" or settings.height is None or settings.width is None:
+        raise DataError(
+            f"An image of {image.width:,} × {image.height:,} pixels would become one of {edge * long // short:,} × "
+            f"{edge}, since {type(processor).__name__} keeps the aspect ratio. Leave it out, or set --image_size N."
+        )
+    margin = math.ceil(_SUPPORT * max(1.0, short / edge))
+    least = min(long, math.ceil(max(settings.height, settings.width) / edge * short) + 2 * margin)
+    # Whole pixels at both ends, and after resizing as nearly as can be: else what is kept would be shifted.
+    fitting = range(least + (long - least) % 2, min(long, least + 2 * short) + 1, 2)
+    kept = min(fitting, key=lambda pixels: edge * pixels / short % 1, default=long)
+    start = (long - kept) // 2
+    box = (start, 0, start + kept, image.height) if image.width == long else (0, start, image.width, start + kept)
+    return image.crop(box)
 
 
 def normalise(processor: Any, pixels: torch.Tensor) -> torch.Tensor:
@@ -201,9 +236,10 @@ def normalise(processor: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 def _decoded(batch: Batch, processor: Any) -> list[PIL.Image.Image]:
     images, mode = [], image_mode(processor)
+    ranges = batch.get(RANGE_COLUMN) or [None] * len(batch["image"])
     for row, value in enumerate(batch["image"]):
         try:
-            images.append(decode_image(value, mode))
+            images.append(decode_image(value, mode, ranges[row]))
         except DataError as error:
             name = batch["name"][row] if "name" in batch else f"in row {row} of the batch"
             raise DataError(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 
-from hf_transfer.data.images import decode_image, read_content
+from hf_transfer.data.images import RANGE_COLUMN, decode_image, read_content, with_range
 from hf_transfer.diagnosis.sampling import image_column
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -70,9 +70,9 @@ def looks_of(dataset: Any, rows: IntArray) -> Looks | None:
     column = image_column(dataset)
     if column is None:
         return None
-    plain = dataset.with_format(None).select_columns([column])
+    plain = dataset.with_format(None).select_columns(with_range(dataset, column))
     plain = plain.cast_column(column, datasets.Image(decode=False)).select(rows.tolist())
-    found = [_look(row[column]) for row in plain]
+    found = [_look(row[column], row.get(RANGE_COLUMN)) for row in plain]
     return Looks(np.array([thumbnail for thumbnail, _ in found]), np.array([side for _, side in found]))
 
 
@@ -126,11 +126,11 @@ def _nearest(features: FloatArray, neighbours: int) -> Iterator[tuple[IntArray, 
         yield rows, np.argpartition(-cosines, neighbours - 1, axis=1)[:, :neighbours]
 
 
-def _look(value: Any) -> tuple[FloatArray, int]:
+def _look(value: Any, limits: Any) -> tuple[FloatArray, int]:
     with PIL.Image.open(BytesIO(read_content(value))) as image:
         side = min(image.size)
         image.draft("RGB", _DRAFT)
-        small = decode_image(image).resize((THUMBNAIL, THUMBNAIL), PIL.Image.Resampling.BICUBIC)
+        small = decode_image(image, pixel_range=limits).resize((THUMBNAIL, THUMBNAIL), PIL.Image.Resampling.BICUBIC)
     return np.asarray(small, np.float32).ravel(), side
 
 

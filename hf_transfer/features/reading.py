@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hf_transfer.data import eval_transform
 from hf_transfer.data.columns import is_image_feature
+from hf_transfer.data.images import with_range
 from hf_transfer.data.transforms import EvalTransform
 from hf_transfer.errors import ArgumentError, DataError
 from hf_transfer.utils.random_state import own_random_numbers
@@ -40,7 +41,7 @@ def model_inputs(dataset: Any, processor: Any = None) -> Any:
     transform = dataset.format["format_kwargs"].get("transform")
     if isinstance(transform, EvalTransform) and "image" in dataset.column_names:
         # Without labels and names, so that it is known as the same images whatever other columns there are.
-        return _images_with(dataset.with_format(None).select_columns("image"), transform)
+        return _images_with(dataset.with_format(None).select_columns(with_range(dataset, "image")), transform)
     if dataset.format["type"] == "custom" or PIXELS in dataset.column_names:
         return dataset
     found = [name for name, feature in dataset.features.items() if is_image_feature(feature)]
@@ -50,7 +51,7 @@ def model_inputs(dataset: Any, processor: Any = None) -> Any:
             f"Features are extracted from one column of images and with the model's processor, found {what}. Give "
             'them, or a data set whose transform makes "pixel_values".'
         )
-    images = dataset.select_columns(found)
+    images = dataset.select_columns(with_range(dataset, *found))
     images = images if found == ["image"] else images.rename_column(found[0], "image")
     return _images_with(images, eval_transform(processor))
 

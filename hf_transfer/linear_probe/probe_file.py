@@ -22,6 +22,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_transfer.architectures.lookup import wrap
 from hf_transfer.data import eval_transform
+from hf_transfer.data.images import RANGE_COLUMN
 from hf_transfer.errors import ModelError
 from hf_transfer.features.extraction import default_batch_size
 from hf_transfer.features.fingerprints import fingerprint
@@ -29,7 +30,7 @@ from hf_transfer.features.reading import model_inputs, pixel_values, read_batche
 from hf_transfer.features.taps import TapReader
 from hf_transfer.models.loading import LoadedModel, label_names_of, load_trained
 from hf_transfer.models.memory_format import set_memory_format
-from hf_transfer.run_files import PROBE_FILE, PROBE_WEIGHTS, is_probe
+from hf_transfer.run_files import PROBE_FILE, PROBE_WEIGHTS, RECORD, is_probe
 from hf_transfer.solvers import LinearHead
 from hf_transfer.utils.environment import collect_versions
 from hf_transfer.utils.files import write_atomically
@@ -115,13 +116,15 @@ class Probe:
         model: Gives logits from pixel values.
         processor: Makes pixel values from images.
         label_names: In the order of the logits.
+        pixel_range: From which grey images of more than 8 bits are scaled, as in training.
     """
 
-    def __init__(self, loaded: LoadedModel, model: ProbeModel) -> None:
+    def __init__(self, loaded: LoadedModel, model: ProbeModel, pixel_range: Sequence[float] | None = None) -> None:
         self.loaded = loaded
         self.model = model
         self.processor = loaded.processor
         self.label_names = label_names_of(loaded.model)
+        self.pixel_range = pixel_range
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -151,21 +154,22 @@ class Probe:
         if hasattr(images, "column_names"):
             return model_inputs(images, self.processor)
         several = list(images) if isinstance(images, list | tuple) else [images]
-        return _Rows(several, self.processor)
+        return _Rows(several, self.processor, self.pixel_range)
 
 
 class _Rows:
     """Images as rows with pixel values."""
 
-    def __init__(self, images: Sequence[Any], processor: Any) -> None:
+    def __init__(self, images: Sequence[Any], processor: Any, pixel_range: Sequence[float] | None) -> None:
         self._images = images
+        self._range = pixel_range
         self._transform = eval_transform(processor)
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        made = self._transform({"image": [self._images[index]]})
+        made = self._transform({"image": [self._images[index]], RANGE_COLUMN: [self._range]})
         return {"pixel_values": made["pixel_values"][0]}
 
 
@@ -239,7 +243,16 @@ def load_probe(folder: str | Path) -> Probe:
             f"The probe in {folder} belongs to other weights or labels than the checkpoint next to it. Copy the whole "
             "folder of the run, or train again."
         )
-    return Probe(loaded, ProbeModel(loaded.model, probe, facts["memory_format"]))
+    return Probe(loaded, ProbeModel(loaded.model, probe, facts["memory_format"]), _pixel_range(folder))
+
+
+def _pixel_range(folder: Path) -> Sequence[float] | None:
+    """The range that the images of the run were scaled from, as its record says; None where it says none."""
+    try:
+        found: Any = json.loads((folder / RECORD).read_text(encoding="utf-8"))["data"].get("pixel_range")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return found if isinstance(found, list) and len(found) == 2 else None
 
 
 def _body_fingerprint(model: nn.Module) -> str:

@@ -198,6 +198,7 @@ def _data(record: Mapping[str, Any]) -> str | None:
             _source(record),
             _evaluation_split(data) if data["evaluation_split"] else None,
             f"Median size of the images: {pixels} (height × width)." if pixels else None,
+            f"{escape('; '.join(data['pixels']).capitalize())}." if data.get("pixels") else None,
             _skipped(data),
         ),
         _count_table(data),

@@ -42,11 +42,17 @@ def usage(record: Mapping[str, Any], repo_id: str | None, revision: str | None, 
         checkpoint_step: The step of the checkpoint in the repository; None if there is none.
     """
     source, mode = repo_id or _FOLDER, input_mode(record["preprocessing"])
+    limits = record["data"].get("pixel_range")
     if probe_file_of(record) is not None:
         text: str | None = fenced(_PROBE.format(source=source), "python")
     else:
-        with_timm = _with_timm(repo_id, revision, mode) if record["base_model"]["library"] == "timm" else None
-        text = paragraphs(_with_transformers(source, revision, mode), with_timm)
+        is_timm = record["base_model"]["library"] == "timm"
+        with_timm = _with_timm(repo_id, revision, mode, limits) if is_timm else None
+        text = paragraphs(
+            "Grey images of more than 8 bits must be scaled as they were in training." if limits else None,
+            _with_transformers(source, revision, mode, limits),
+            with_timm,
+        )
     if checkpoint_step is not None and repo_id:
         text = paragraphs(text, _resuming(repo_id, revision, checkpoint_step))
     assert text is not None
@@ -65,23 +71,36 @@ def _layers(layers: Sequence[str]) -> str:
     return f"{len(layers)} layers side by side, {code(layers[0])} to {code(layers[-1])}"
 
 
-def _with_transformers(source: str, revision: str | None, mode: str) -> str | None:
+def _with_transformers(source: str, revision: str | None, mode: str, limits: Sequence[float] | None) -> str | None:
     if mode == "RGB":
-        shown = _PINNED_PIPELINE if revision else _PIPELINE
-        return fenced(shown.format(source=source, revision=revision), "python")
+        shown = (_PINNED_PIPELINE if revision else _PIPELINE).format(source=source, revision=revision)
+        return fenced(_scaling(shown, mode, limits), "python")
     kind = "grey images" if mode == "L" else "images with opacity"
     pinned = f', "revision": "{revision}"' if revision else ""
     return paragraphs(
         f"The model takes {kind}; `pipeline` would convert them to RGB.",
-        fenced(_OTHER_MODES.format(source=source, pinned=pinned, mode=mode), "python"),
+        fenced(_scaling(_OTHER_MODES.format(source=source, pinned=pinned, mode=mode), mode, limits), "python"),
     )
 
 
-def _with_timm(repo_id: str | None, revision: str | None, mode: str) -> str | None:
+def _scaling(example: str, mode: str, limits: Sequence[float] | None) -> str:
+    """An example that reads images as they were read in training, where they have more than 8 bits."""
+    if not limits:
+        return example
+    low, high = limits
+    read = _READ.format(low=f"{low:g}", width=f"{high - low:g}", mode=mode)
+    for plain in (f'Image.open("path/to/image.jpg").convert("{mode}")', '"path/to/image.jpg"'):
+        if plain in example:
+            example = example.replace(plain, 'read("path/to/image.jpg")')
+            break
+    return read + example.replace("from PIL import Image\n", "")
+
+
+def _with_timm(repo_id: str | None, revision: str | None, mode: str, limits: Sequence[float] | None) -> str | None:
     source = f"local-dir:{_FOLDER}" if repo_id is None else f"hf-hub:{repo_id}{f'@{revision}' if revision else ''}"
     return paragraphs(
         "The architecture comes from timm, which must be installed. timm alone also loads the model:",
-        fenced(_TIMM.format(source=source, mode=mode), "python"),
+        fenced(_scaling(_TIMM.format(source=source, mode=mode), mode, limits), "python"),
     )
 
 
@@ -99,6 +118,22 @@ import hf_transfer  # pip install hf-transfer-learning
 
 probe = hf_transfer.load_probe("{source}")
 print(probe.predict("path/to/image.jpg"))"""
+
+_READ = """\
+import numpy as np
+from PIL import Image, ImageOps
+
+
+def read(path):
+    image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode[0] in "IF":
+        pixels = np.nan_to_num(np.asarray(image).astype(np.float64), nan={low})
+        pixels = np.clip(np.rint((pixels - {low}) * (255 / {width})), 0, 255)
+        image = Image.fromarray(pixels.astype(np.uint8))
+    return image.convert("{mode}")
+
+
+"""
 
 _PIPELINE = """\
 from transformers import pipeline

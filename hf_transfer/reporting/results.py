@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hf_transfer.data import SkippedImage, decode_image
+from hf_transfer.data import SkippedImage, decode_row
 from hf_transfer.errors import OutputError
 from hf_transfer.evaluation import EvaluationReport, most_confident_errors, write_predictions
 from hf_transfer.figures.accuracy_by_depth import accuracy_by_depth
@@ -135,7 +135,7 @@ def _write_mistakes(path: Path, result: SplitResult) -> Path | None:
     confidence = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
     rows = [result.images.with_format(None)[int(index)] for index in wrong]
     return worst_mistakes(
-        [decode_image(row["image"]) for row in rows],
+        [decode_row(row) for row in rows],
         [
             {
                 "name": row["name"],

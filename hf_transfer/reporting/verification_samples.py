@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from hf_transfer.data import decode_image
+from hf_transfer.data import decode_row
 from hf_transfer.data.preprocessing import image_mode
 from hf_transfer.data.transforms import EvalTransform
 from hf_transfer.run_files import SAMPLE_INPUTS, SAMPLES, SAMPLES_INDEX, samples
@@ -111,7 +111,7 @@ def _eval_transform(dataset: Any) -> EvalTransform | None:
 
 def _images(dataset: Any, indices: Sequence[int], mode: str) -> list[Any]:
     rows = dataset.with_format(None)
-    images = [decode_image(rows[index]["image"], mode) for index in indices]
+    images = [decode_row(rows[index], mode) for index in indices]
     for image in images:
         image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
     return images

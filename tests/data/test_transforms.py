@@ -210,3 +210,23 @@ def test_an_image_that_disappears_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"image cats/x\.png cannot be read any more: there is no such file") as caught:
         rows.with_transform(eval_transform(PROCESSORS["vit"]))[0]
     assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_thin_images_are_cut_before_they_are_resized(upright: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a centre crop keeps of a thin image is the same, and memory does not grow with its length."""
+    from hf_transfer.data import transforms
+
+    processor = ViTImageProcessor(
+        size={"shortest_edge": 32}, do_center_crop=True, crop_size={"height": 32, "width": 32}, resample=2
+    )
+    pixels = np.random.default_rng(0).integers(0, 255, (400, 10, 3), np.uint8)
+    image = PIL.Image.fromarray(pixels if upright else pixels.transpose(1, 0, 2))
+    whole = process(processor, [image])["pixel_values"]
+    monkeypatch.setattr(transforms, "_MOST_PIXELS", 1)
+    assert min(transforms._bounded(image, processor).size) == 10
+    assert max(transforms._bounded(image, processor).size) < 40
+    assert torch.allclose(process(processor, [image])["pixel_values"], whole, atol=2e-2)
+    kept = ViTImageProcessor(size={"shortest_edge": 32})
+    with pytest.raises(DataError, match="keeps the aspect ratio. Leave it out, or set --image_size"):
+        process(kept, [image])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import datasets
 import PIL.Image
@@ -54,7 +55,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, module: nn.Module) -> Iterator[Cou
     """Count images that are decoded, and images that pass through a module of the model (meta tensors excepted)."""
     counter = Counter()
 
-    def decode(value: decoding.ImageValue, mode: str = "RGB") -> PIL.Image.Image:
+    def decode(value: decoding.ImageValue, mode: str = "RGB", limits: Any = None) -> PIL.Image.Image:
         counter.decoded += 1
         return decoding.decode_image(value, mode)
 
