@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +108,7 @@ def has_table(folder: Path, wanted: Wanted) -> bool:
 
 def _chosen(folder: Path, wanted: Wanted) -> Form | None:
     folders = [entry for entry in subfolders(folder) if has_image(entry)]
-    rivals = [] if wanted.labels == "table" else [entry for entry in folders if not is_container(entry.name)]
+    rivals = [] if wanted.labels == "table" else [entry for entry in folders if _may_be_class(entry)]
     forms = list(_forms(folder, wanted))
     for form in forms:
         if _is_complete(form, rivals, wanted):
@@ -127,6 +128,13 @@ def _chosen(folder: Path, wanted: Wanted) -> Form | None:
     if len(folders) > 1 and others:
         raise _question(folders, f"the tables {shown([path.name for path in others])}")
     return forms[0] if forms else None
+
+
+def _may_be_class(folder: Path) -> bool:
+    """Whether a folder with images may be a class or hold classes, by its name."""
+    if split_of(folder.name) is not None:
+        return any(map(has_image, subfolders(folder)))
+    return not is_container(folder.name)
 
 
 def _forms(folder: Path, wanted: Wanted) -> Iterator[Form]:
@@ -160,7 +168,7 @@ def _described(path: Path, wanted: Wanted) -> _Table | None:
 
 def _is_complete(form: Form, rivals: Sequence[Path], wanted: Wanted) -> bool:
     """Whether a form has the split that is needed, with images and labels; beside classes, with images that exist."""
-    trains = any(split_of(entry.name) == TRAIN and any(map(has_image, subfolders(entry))) for entry in rivals)
+    trains = any(split_of(entry.name) == TRAIN for entry in rivals)
     needed = [TRAIN] if wanted.require_train or trains else list(form)
     tables = [_described(form[split][0], wanted) for split in needed if split in form]
     return any(table is not None and (not rivals or _exists(table)) for table in tables)
@@ -215,12 +223,13 @@ def _warn_of_folders(form: Form, rivals: Sequence[Path], wanted: Wanted) -> None
 def _beside_classes(usable: Sequence[_Table], folders: Sequence[Path], wanted: Wanted) -> Path | None:
     """A table of any name beside folders that could be classes: it must name all their images, or nothing of them."""
     named = [(table, rows) for table in usable if (rows := table.rows()) and any(map(os.path.isfile, rows))]
-    if len(named) != 1:
-        if named:
-            raise _question(folders, f"the tables {' and '.join(table.path.name for table, _ in named)}")
+    if len(named) > 1:
+        raise _question(folders, f"the tables {' and '.join(table.path.name for table, _ in named)}")
+    images = {os.path.normpath(file.absolute()): entry.name for entry in folders for file in images_in(entry)}
+    if not named:
+        _check_names(usable, images, folders)
         return None
     table, rows = named[0]
-    images = {os.path.normpath(file.absolute()): entry.name for entry in folders for file in images_in(entry)}
     missing = [path for path in images if path not in rows]
     asked = wanted.image_column is not None or wanted.label_column is not None
     if not asked and _agrees(rows, table.path.parent) and not table.has_splits():
@@ -236,6 +245,20 @@ def _beside_classes(usable: Sequence[_Table], folders: Sequence[Path], wanted: W
         found = f"{len(images) - len(missing):,} of the {len(images):,} images there"
         raise _question(folders, f"{table.path.name}, which names {found}")
     return table.path
+
+
+def _check_names(usable: Sequence[_Table], images: Mapping[str, str], folders: Sequence[Path]) -> None:
+    """Check that no table names the images by other paths, such as their names alone, and with other labels."""
+    folders_of: defaultdict[str, set[str]] = defaultdict(set)
+    for path, top in images.items():
+        folders_of[Path(path).stem] |= {normalised(top), normalised(Path(path).parent.name)}
+    for table in usable:
+        rows = [(Path(path), label) for path, label in table.rows().items()]
+        stems = [(path.name if path.name in folders_of else path.stem, label) for path, label in rows]
+        agree = [label in folders_of[stem] for stem, label in stems if stem in folders_of]
+        if 2 * len(agree) > len(rows) and not all(agree):
+            found = "names the images by other paths: write them relative to the table"
+            raise _question(folders, f"{table.path.name}, which {found}")
 
 
 def _among(paths: Sequence[Path], folders: Sequence[Path]) -> Form:

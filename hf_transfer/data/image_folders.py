@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 # Names of folders that hold images whatever their class.
 _CONTAINER = re.compile(
     r"(images?|imgs?|masks?|annotations?|labels?|annots?|pictures?|pics|photos?|files?|thumbnails?|jpegimages|data"
-    r"|(images?|parts?|batch|chunk|fold|shard|set|folder|dir|group|split|data|subset|part)[\W_]*\d+)",
+    r"|(.*[\W_])?(images?|parts?|batch|chunk|fold|shard|set|folder|dir|group|split|data|subset|part)[\W_]*\d+)",
     re.IGNORECASE,
 )
 _NEVER_A_CLASS = re.compile(r"images?|imgs?|masks?|annotations?|labels?|pictures?|photos?|thumbnails?", re.IGNORECASE)

@@ -113,8 +113,9 @@ def _alike(labels: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def _look(label: str) -> str:
-    """What is the same for labels that differ in case, width, underscores or a decimal point only."""
+    """What is the same for labels that differ in case, width, underscores, a decimal point or as copies only."""
     text = unicodedata.normalize("NFKC", normalised(label).casefold())
+    text = re.sub(r" - copy( \(\d+\))?$", "", text)  # what Windows calls a copied folder
     text = re.sub(r"(?<=[^\W_])[\s_\-\u2010-\u2015]+(?=[^\W_])", " ", text)
     return re.sub(r"^(\d+)\.0+$", r"\1", text)
 

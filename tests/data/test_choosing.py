@@ -266,3 +266,25 @@ def test_eval_csv_is_the_validation_split(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text((tmp_path / "train.tsv").read_text().replace(",", "\t"))
     _table(tmp_path, "eval.csv", _rows("images", count=8)[6:])
     assert _sizes(load(str(tmp_path))) == {"train": 6, "validation": 2}
+
+
+@pytest.mark.parametrize("form", ["{name}.png", "{name}", "data/{folder}/{name}.png", "/mnt/x/{folder}/{name}.jpg"])
+def test_images_that_are_named_by_other_paths_are_a_question(form: str, tmp_path: Path) -> None:
+    """Names alone, names without suffix, and the paths of another place."""
+    write_classes(tmp_path, {"a": 6, "b": 6})
+    rows = [(form.format(folder=path[0], name=path[2]), label) for path, label in _rows("a", "b", labels="xy")]
+    _table(tmp_path, "labels.csv", rows)
+    with pytest.raises(DataError, match="names the images by other paths: write them relative to the table"):
+        load(str(tmp_path))
+    assert load(str(tmp_path), labels="folders").label_names == ("a", "b")
+    _table(tmp_path, "labels.csv", [(row[0], path[0]) for row, (path, _) in zip(rows, _rows("a", "b"), strict=True)])
+    assert load(str(tmp_path)).label_names == ("a", "b")
+
+
+def test_columns_of_a_split_table_are_asked_for(tmp_path: Path) -> None:
+    """train.csv beside flat images in train/: the table has the labels, whatever its columns are called."""
+    write_classes(tmp_path, {"train": 6, "HAM_images_part_1": 2})
+    _table(tmp_path, "train.csv", _rows("train"), "image_name,diagnosis")
+    with pytest.raises(DataError, match="No column with images was found.*--image_column"):
+        load(str(tmp_path))
+    assert load(str(tmp_path), image_column="image_name", label_column="diagnosis").label_names == ("a", "b")

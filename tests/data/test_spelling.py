@@ -47,7 +47,15 @@ def test_blanks_and_forms_of_unicode_make_no_class(
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("cat", "Cat"), ("1", "\uff11"), ("hot dog", "hot_dog"), ("hot dog", "Hot-Dog"), ("1", "1.0"), ("fi", "\ufb01")],
+    [
+        ("cat", "Cat"),
+        ("1", "\uff11"),
+        ("hot dog", "hot_dog"),
+        ("hot dog", "Hot-Dog"),
+        ("1", "1.0"),
+        ("fi", "\ufb01"),
+        ("cat", "cat - Copy"),
+    ],
 )
 def test_labels_that_look_alike_are_a_question(one: str, other: str, tmp_path: Path) -> None:
     """Case, width, underscores and decimals may mean something: refused with both spellings, and both answers work."""
