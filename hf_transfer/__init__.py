@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from hf_transfer.architectures.layer_groups import LayerGroup
     from hf_transfer.architectures.lookup import list_wrappers, register_wrapper, select, wrap
     from hf_transfer.architectures.wrapper import ModelWrapper
+    from hf_transfer.data.loading import load as load_images
+    from hf_transfer.data.transforms import collate, eval_transform, train_transform
     from hf_transfer.diagnosis.running import diagnose
     from hf_transfer.errors import TransferError
     from hf_transfer.features.extract import extract_features
@@ -37,16 +39,20 @@ __all__ = [
     "TransferError",
     "TransferPlan",
     "TransferTrainer",
+    "collate",
     "diagnose",
+    "eval_transform",
     "extract_features",
     "frozen",
     "list_wrappers",
+    "load_images",
     "load_probe",
     "param_groups",
     "publish",
     "recipes",
     "register_wrapper",
     "select",
+    "train_transform",
     "truncate",
     "truncation_points",
     "wrap",
@@ -61,15 +67,19 @@ _HOME = {
     "TransferError": "errors",
     "TransferPlan": "plans.plan",
     "TransferTrainer": "trainer.trainer",
+    "collate": "data.transforms",
     "diagnose": "diagnosis.running",
+    "eval_transform": "data.transforms",
     "extract_features": "features.extract",
     "frozen": "phases.freezing",
     "list_wrappers": "architectures.lookup",
+    "load_images": "data.loading",
     "load_probe": "linear_probe.probe_file",
     "param_groups": "phases.param_groups",
     "publish": "hub.publishing",
     "register_wrapper": "architectures.lookup",
     "select": "architectures.lookup",
+    "train_transform": "data.transforms",
     "truncate": "models.truncation",
     "truncation_points": "models.truncation",
     "wrap": "architectures.lookup",
@@ -80,7 +90,8 @@ _RETIRED_DOWNLOADER = frozenset({"download", "multipart_upload"})
 def __getattr__(name: str) -> Any:
     """Import a public name, or a submodule, when it is first used (PEP 562)."""
     if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+        module = importlib.import_module(f"{__name__}.{_HOME[name]}")
+        return getattr(module, "load" if name == "load_images" else name)
     if name == "recipes":
         return importlib.import_module(f"{__name__}.plans.recipes")
     if name in _RETIRED_DOWNLOADER:

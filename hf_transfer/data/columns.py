@@ -66,7 +66,13 @@ def find_image_column(features: Mapping[str, Any], wanted: str | None = None) ->
                 f"or arrays of pixels. Choose another with --image_column; {_columns(features)}."
             )
         return wanted
-    kinds: tuple[Callable[[Any], bool], ...] = (_is_image, _is_file_struct, _is_binary, _is_pixel_list, _is_text)
+    kinds: tuple[Callable[[Any], bool], ...] = (
+        _is_image,
+        _is_file_struct,
+        _is_binary,
+        _is_pixel_list,
+        is_text_feature,
+    )
     for kind in kinds:
         found = [name for name, feature in features.items() if kind(feature)]
         named = [name for name in found if plain_name(name) in _IMAGE_NAMES]
@@ -117,6 +123,11 @@ def is_image_feature(feature: Any) -> bool:
     return _is_image(feature) or _is_file_struct(feature)
 
 
+def is_text_feature(feature: Any) -> bool:
+    """Whether values are text: labels, or paths of images."""
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")
+
+
 def _choose(candidates: Sequence[str], preferred: Sequence[str]) -> str | None:
     if len(candidates) == 1:
         return candidates[0]
@@ -150,16 +161,12 @@ def _is_binary(feature: Any) -> bool:
     return isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")
 
 
-def _is_text(feature: Any) -> bool:
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string", "string_view")
-
-
 def _is_pixel_list(feature: Any) -> bool:
     return isinstance(feature, _LISTS)
 
 
 def _can_be_image(feature: Any) -> bool:
-    return any(kind(feature) for kind in (_is_image, _is_file_struct, _is_binary, _is_text, _is_pixel_list))
+    return any(kind(feature) for kind in (_is_image, _is_file_struct, _is_binary, is_text_feature, _is_pixel_list))
 
 
 def _kind(feature: Any) -> str:

@@ -9,8 +9,11 @@ from typing import Any, Literal, TypeAlias
 
 import PIL.Image
 import torch
+from datasets import Dataset, Image
 from torchvision.transforms import InterpolationMode, v2
+from transformers.image_processing_utils import BaseImageProcessor
 
+from hf_transfer.data.columns import find_image_column, find_label_column, is_image_feature, is_text_feature
 from hf_transfer.data.images import RANGE_COLUMN, decode_image
 from hf_transfer.data.preprocessing import Preprocessing, image_mode, is_timm
 from hf_transfer.errors import ArgumentError, DataError
@@ -134,6 +137,43 @@ def train_transform(
     if augmentation == "standard":
         return StandardAugmentation(processor)
     raise ArgumentError(f"augmentation must be one of none, light, standard; found {augmentation!r}.")
+
+
+def holds_raw_images(dataset: Any) -> bool:
+    """Whether a data set of `datasets` has a column of images and nothing that makes a model's input of them."""
+    if not isinstance(dataset, Dataset) or dataset.format["type"] is not None or "pixel_values" in dataset.features:
+        return False
+    return any(is_image_feature(feature) for feature in dataset.features.values())
+
+
+def with_inputs(dataset: Any, processor: Any) -> Any:
+    """A data set whose raw images are passed through an image processor, without augmentation.
+
+    Args:
+        dataset: Other data sets are given back as they are.
+        processor: The model's image processor.
+
+    Raises:
+        ArgumentError: There is no image processor, or the labels are text.
+    """
+    if not holds_raw_images(dataset):
+        return dataset
+    if not isinstance(processor, BaseImageProcessor):
+        raise ArgumentError(
+            "The data set holds images, and nothing that makes a model's input of them. Give the model's image "
+            "processor as processing_class, or the data set with a transform: "
+            "dataset.with_transform(ht.train_transform(processor)), with data_collator=ht.collate."
+        )
+    image = find_image_column(dataset.features)
+    label = find_label_column(dataset.features, image_column=image)
+    if is_text_feature(dataset.features[label]):
+        raise ArgumentError(
+            f"The labels in the column {label!r} are text; the trainer needs class indices. Encode them: "
+            f"dataset.class_encode_column({label!r})."
+        )
+    names = {old: new for old, new in ((image, "image"), (label, "label")) if old != new}
+    renamed = dataset.select_columns([image, label]).rename_columns(names)
+    return renamed.cast_column("image", Image(decode=False)).with_transform(eval_transform(processor))
 
 
 def collate(features: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

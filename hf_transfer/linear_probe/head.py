@@ -20,6 +20,7 @@ from hf_transfer.architectures.lookup import wrap
 from hf_transfer.errors import ModelError
 from hf_transfer.features import head_branches
 from hf_transfer.solvers import LinearHead
+from hf_transfer.utils.foreign import logits_of
 from hf_transfer.utils.modules import eval_mode, is_inside
 
 # Of float32 scores against float64 ones, relative to the largest score.
@@ -126,7 +127,7 @@ def check_head(model: nn.Module, images: torch.Tensor, expected: Any) -> float:
         ModelError: Scores or decisions differ by more than rounding.
     """
     with eval_mode(model):
-        logits = _logits(model(images.to(next(model.parameters()).device))).double().cpu().numpy()
+        logits = logits_of(model(images.to(next(model.parameters()).device))).double().cpu().numpy()
     if logits.shape != expected.shape:
         raise ModelError(f"The model gives scores of shape {logits.shape}, the solver {expected.shape}.")
     difference = float(np.abs(logits - expected).max())
@@ -187,7 +188,7 @@ def _in_order(model: nn.Module, parts: Sequence[Classifier], images: torch.Tenso
             linear: Any = part.linear
             linear.weight.copy_(torch.randn(linear.weight.shape, generator=generator))
         with eval_mode(model):
-            logits = _logits(model(images.to(next(model.parameters()).device))).double()
+            logits = logits_of(model(images.to(next(model.parameters()).device))).double()
     finally:
         for handle in handles:
             handle.remove()
@@ -200,8 +201,3 @@ def _in_order(model: nn.Module, parts: Sequence[Classifier], images: torch.Tenso
         raise ModelError(f"The outputs of the classifiers of {type(model).__name__} are not joined by a weighted sum.")
     by_path = {part.path: part for part in parts}
     return [(by_path[path], float(factor)) for path, factor in zip(outputs, factors, strict=True)]
-
-
-def _logits(output: Any) -> torch.Tensor:
-    logits: torch.Tensor = output if isinstance(output, torch.Tensor) else output.logits
-    return logits

@@ -15,6 +15,7 @@ from torch import nn
 
 from hf_transfer.models.heads import draw_new_head, head_tensors
 from hf_transfer.models.rebuilding import transplant
+from hf_transfer.utils.foreign import names_in
 
 _SHOWN = 5
 
@@ -91,12 +92,6 @@ def with_labels(model: nn.Module, names: Sequence[str], rows: Mapping[int, int],
 def name_labels(config: Any, names: Sequence[str]) -> None:
     """Set the labels of a configuration, and with them the size of the head."""
     config.id2label, config.label2id = dict(enumerate(names)), {name: index for index, name in enumerate(names)}
-
-
-def names_in(config: Any) -> tuple[str, ...]:
-    """The labels of a configuration, in the order of the class indices, which a script may have written as text."""
-    id2label = {int(index): str(name) for index, name in (config.id2label or {}).items()}
-    return tuple(id2label[index] for index in sorted(id2label))
 
 
 def _distinct(names: Sequence[str]) -> dict[str, int]:

@@ -28,7 +28,7 @@ from hf_transfer.models.base_settings import (
     settle_processor,
 )
 from hf_transfer.models.channels import change_channels
-from hf_transfer.models.head_rows import match_rows, name_labels, names_in, with_labels
+from hf_transfer.models.head_rows import match_rows, name_labels, with_labels
 from hf_transfer.models.heads import check_loaded, draw_new_head
 from hf_transfer.models.image_size import resize_input
 from hf_transfer.models.origins import (
@@ -40,6 +40,7 @@ from hf_transfer.models.origins import (
     resolve_revision,
 )
 from hf_transfer.models.timm_interop import complete_timm_config
+from hf_transfer.utils.foreign import names_in
 
 logger = logging.getLogger(__name__)
 

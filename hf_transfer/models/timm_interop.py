@@ -11,7 +11,7 @@ from torch import nn
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hf_transfer.utils.files import replacing
-from hf_transfer.utils.foreign import configured, timm_settings
+from hf_transfer.utils.foreign import configured, names_in, timm_settings
 
 _TIMM_PREFIX = "timm_model."
 
@@ -36,7 +36,7 @@ def complete_timm_config(model: nn.Module, processor: Any = None) -> None:
     config: Any = model.config
     config.model_args = config.model_args or {}
     # A configuration that was loaded with label names keeps the old ones next to a new id2label.
-    config.label_names = [config.id2label[index] for index in range(config.num_labels)]
+    config.label_names = list(names_in(config))
     settings = copy.deepcopy(timm_settings(config))
     settings |= copy.deepcopy(timm_settings(processor))
     settings.pop("num_classes", None)

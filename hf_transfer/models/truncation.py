@@ -48,7 +48,7 @@ Rule = Callable[[int], dict[str, Any]]
 # What configurations and classes raise on numbers of layers that they were not written for.
 _FAILURES = (
     *(RuntimeError, ValueError, AssertionError, IndexError, TypeError, AttributeError, KeyError, ArithmeticError),
-    StrictDataclassError,
+    *(StrictDataclassError, StopIteration),
 )
 _FLAT_FIELDS = ("num_hidden_layers", "n_layer")
 _STAGED_FIELDS = ("stage_num_blocks", "depths", "depth")

@@ -38,17 +38,21 @@ class SplitResult:
         report: The metrics.
         logits: Shape `(images, classes)`.
         labels: Shape `(images,)`.
-        images: The split, with the columns "image" and "name".
+        images: The split, with the columns "image" and "name"; None where a script's data have other ones.
     """
 
     report: EvaluationReport
     logits: npt.NDArray[np.floating]
     labels: npt.NDArray[np.integer]
-    images: Dataset
+    images: Dataset | None
 
 
 def write_results(
-    folder: Path, record: RunRecord, results: Sequence[SplitResult], skipped: Sequence[SkippedImage] = ()
+    folder: Path,
+    record: RunRecord,
+    results: Sequence[SplitResult],
+    skipped: Sequence[SkippedImage] = (),
+    license: str | None = None,
 ) -> None:
     """Write everything but the model: plan, record, predictions, figures, card and report.
 
@@ -57,6 +61,7 @@ def write_results(
         record: The whole record of the run.
         results: The evaluation split first.
         skipped: Images that were left out; their names go into a file of their own, which is not published.
+        license: As for `write_card`.
 
     Raises:
         OutputError: A file cannot be written; the model in the folder is not touched.
@@ -71,8 +76,9 @@ def write_results(
         for position, result in enumerate(results):
             name = "predictions.parquet" if position == 0 else f"predictions_{result.report.split}.parquet"
             _write_predictions(folder / name, result)
-        figures = _write_figures(folder / "figures", data, results[0])
-        write_card(folder, data, figures={path.stem: f"figures/{path.name}" for path in figures})
+        figures = _write_figures(folder / "figures", data, results[0] if results else None)
+        shown = {path.stem: f"figures/{path.name}" for path in figures}
+        write_card(folder, data, figures=shown, license=license)
         write_report(folder / REPORT, data, data["evaluation"], figures)
         (folder / SKIPPED_FILE).unlink(missing_ok=True)
         if skipped:
@@ -101,11 +107,14 @@ def write_evaluation(folder: Path, result: SplitResult) -> None:
 
 
 def _write_predictions(path: Path, result: SplitResult) -> None:
-    names = [str(name) for name in result.images.with_format(None)["name"]]
+    if result.images is None:
+        names = [f"{result.report.split}/{row}" for row in range(len(result.labels))]
+    else:
+        names = [str(name) for name in result.images.with_format(None)["name"]]
     write_predictions(path, names, result.logits, result.labels, result.report.label_names)
 
 
-def _write_figures(folder: Path, data: Mapping[str, Any], result: SplitResult) -> list[Path]:
+def _write_figures(folder: Path, data: Mapping[str, Any], result: SplitResult | None) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     # A solved head has no rates to draw, and no steps: one point is no curve.
     solved = data["training"].get("solved_head") is not None
@@ -117,8 +126,8 @@ def _write_figures(folder: Path, data: Mapping[str, Any], result: SplitResult) -
         None if solved else learning_curves(data["log_history"], folder / "learning_curves.png", spans),
         learning_rate_range(data["training"].get("learning_rate_range") or [], folder / "learning_rate_range.png"),
         layer_plan(plan["groups"], plan["phases"], folder / "layer_plan.png"),
-        confusion_matrix(result.report, folder / "confusion_matrix.png"),
-        _write_mistakes(folder / "worst_mistakes.png", result),
+        None if result is None else confusion_matrix(result.report, folder / "confusion_matrix.png"),
+        None if result is None else _write_mistakes(folder / "worst_mistakes.png", result),
         _write_depths(folder / DEPTHS_FIGURE, data["diagnosis"]),
     )
     return [path for path in written if path is not None]
@@ -129,6 +138,8 @@ def _write_depths(path: Path, diagnosis: Mapping[str, Any] | None) -> Path | Non
 
 
 def _write_mistakes(path: Path, result: SplitResult) -> Path | None:
+    if result.images is None:
+        return None
     wrong = most_confident_errors(result.logits, result.labels)
     names = result.report.label_names
     shifted = result.logits - result.logits.max(axis=1, keepdims=True)

@@ -147,18 +147,19 @@ def plan_from_arguments(args: TrainingArguments) -> TransferPlan | None:
     return recipes.get(args.recipe, **options)
 
 
-def agreed_plan(plan: TransferPlan | None, args: TrainingArguments, solved: bool = False) -> TransferPlan | None:
+def agreed_plan(plan: TransferPlan | str | None, args: TrainingArguments, solved: bool = False) -> TransferPlan | None:
     """The plan that is given, or the one that the arguments ask for.
 
     Args:
-        plan: Given, or None.
+        plan: Given, as a plan or by the name of a recipe; or None.
         args: May ask for one.
         solved: Whether the trainer solves heads, and not trains them in steps.
 
     Raises:
         PlanError: Both are there, or the plan can only be solved.
-        ArgumentError: See `plan_from_arguments`.
+        ArgumentError: See `plan_from_arguments`; or there is no recipe of the name.
     """
+    plan = recipes.get(plan) if isinstance(plan, str) else plan
     from_arguments = plan_from_arguments(args)
     if plan is not None and from_arguments is not None:
         raise PlanError(

@@ -28,7 +28,8 @@ from hf_transfer.hub import Publication, TrainingPush
 from hf_transfer.models.timm_interop import complete_timm_config, is_timm_wrapper, strip_timm_prefix
 from hf_transfer.run_files import STAGING, TRAINER_STATE
 from hf_transfer.trainer.args import TransferOptions
-from hf_transfer.trainer.evaluation_rows import filled, without_filling
+from hf_transfer.trainer.checks import check_steps
+from hf_transfer.trainer.evaluation_rows import filled, keeping_all, without_filling
 from hf_transfer.trainer.loss import LossScaling, keys_beside_logits, weighted
 from hf_transfer.trainer.publishing import RunPublisher
 from hf_transfer.trainer.record import facts_without_plan, step_facts
@@ -136,6 +137,16 @@ class BaseTrainer(Trainer):
         """The error for a run without a complete checkpoint to resume from; here in Trainer's own words."""
         return ValueError(f"No valid checkpoint found in output directory ({self.args.output_dir})")
 
+    def set_initial_training_values(self, args: TrainingArguments, dataloader: Any) -> Any:
+        """Count epochs and steps as Trainer does.
+
+        Raises:
+            ArgumentError: There is no step to train.
+        """
+        values = super().set_initial_training_values(args, dataloader)
+        check_steps(args, dataloader, values)
+        return values
+
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """Collect the batches of one optimizer step, and note what part of it each one is."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -182,6 +193,23 @@ class BaseTrainer(Trainer):
 
     # --- evaluation ---
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Make the loader of evaluation data, which leaves out no image."""
+        with keeping_all(self.args):
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """Make the loader of test data, which leaves out no image."""
+        with keeping_all(self.args):
+            return super().get_test_dataloader(test_dataset)
+
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate as Trainer does; what was predicted after the training is kept for the card."""
+        output = super().evaluation_loop(dataloader, description, *args, **kwargs)
+        if not self.is_in_train:
+            self.publisher.keep_predictions(output)
+        return output
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
@@ -200,10 +228,7 @@ class BaseTrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> Any:
-        """Predict as Trainer does, without the images that fill the last batch of several processes.
-
-        Models with several heads give only the logits that they answer with.
-        """
+        """Predict the logits as Trainer does, without the images that fill the last batch of several processes."""
         ignore_keys = keys_beside_logits(self.model) if ignore_keys is None else ignore_keys
         if self.accelerator.num_processes == 1:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
@@ -342,6 +367,20 @@ class BaseTrainer(Trainer):
         self.publisher.check_push(blocking, token, revision, private)
         self.save_model(_internal_call=True)
         return self.publisher.publish(commit_message or "End of training", options)
+
+    def create_model_card(
+        self, *, license: str | None = None, dataset: str | list[str] | None = None, **others: Any
+    ) -> None:
+        """Write record, figures and card of the training into `output_dir`, from what the trainer knows.
+
+        The evaluation is the last one after the training; where there was none, `eval_dataset` is evaluated now.
+
+        Args:
+            license: The Hub's identifier of the model's licence. Default: the base model's.
+            dataset: Name of the data, for the card.
+            **others: Trainer's other arguments are left out with a word: the card states what is known of the run.
+        """
+        self.publisher.write_card_of_script(license, dataset, [name for name, value in others.items() if value])
 
     def write_missing_card(self, folder: Path) -> None:
         """Write record and card where they are missing; see `RunPublisher.write_missing_card`."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from accelerate.utils import DistributedType
 from torch import nn
 from transformers import TrainingArguments
+from transformers.trainer_utils import has_length
 
-from hf_transfer.errors import PlanError
+from hf_transfer.errors import ArgumentError, PlanError
 from hf_transfer.plans.plan import TransferPlan
 
 logger = logging.getLogger(__name__)
@@ -74,6 +76,42 @@ def check_model(model: nn.Module) -> None:
         is_on = getattr(module, "gradient_checkpointing", False)
         if is_on and getattr(checkpoint, "keywords", {}).get("use_reentrant"):
             raise PlanError(_REENTRANT)
+
+
+def check_lengths(plan: TransferPlan, args: TrainingArguments) -> None:
+    """Check that each phase has a length.
+
+    Raises:
+        ArgumentError: Phases without a length of their own would have none.
+    """
+    open_ended = [p.name for p in plan.phases if p.epochs is None and not p.max_steps and p.head_solver is None]
+    if args.num_train_epochs <= 0 and args.max_steps <= 0 and open_ended:
+        raise ArgumentError(
+            f"num_train_epochs must be above 0, found {args.num_train_epochs}: the phases {', '.join(open_ended)} "
+            "have no other length."
+        )
+
+
+def check_steps(args: TrainingArguments, dataloader: Any, values: Sequence[Any]) -> None:
+    """Check that there is a step to train.
+
+    Args:
+        args: Of the training.
+        dataloader: Of the training data.
+        values: What Trainer counted: the number of images third, the number of steps last.
+
+    Raises:
+        ArgumentError: There is none.
+    """
+    batches = len(dataloader) if has_length(dataloader) else None
+    if batches != 0 and values[-1] != 0:
+        return
+    dropped = ", of which an incomplete one is dropped (dataloader_drop_last)" if args.dataloader_drop_last else ""
+    raise ArgumentError(
+        f"There is no step to train: {values[2]:,} training images in batches of "
+        f"{args.train_batch_size * args.world_size}{dropped}, for {args.num_train_epochs:g} epochs. Give more images, "
+        "smaller batches or more epochs."
+    )
 
 
 def warn_of_missing_fsdp(accelerator: Any, args: TrainingArguments) -> None:

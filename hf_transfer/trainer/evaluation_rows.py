@@ -6,10 +6,23 @@ them out of the metrics, but not out of the mean that is the loss of that batch.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_map
+from transformers import TrainingArguments
+
+
+@contextlib.contextmanager
+def keeping_all(args: TrainingArguments) -> Iterator[None]:
+    """Make loaders that leave out no image: `dataloader_drop_last` is for training, and Trainer cuts evaluations."""
+    dropped, args.dataloader_drop_last = args.dataloader_drop_last, False
+    try:
+        yield
+    finally:
+        args.dataloader_drop_last = dropped
 
 
 def without_filling(accelerator: Any, inputs: dict[str, Any]) -> tuple[dict[str, Any], int, int]:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from transformers import Trainer
 
 from hf_transfer.errors import DataError
-from hf_transfer.utils.foreign import configured
+from hf_transfer.utils.foreign import configured, logits_of
 
 _ITEMS = "num_items_in_batch"
 
@@ -70,7 +70,7 @@ class LossScaling:
         """
         inputs = {key: value for key, value in inputs.items() if key not in self._trainer.label_names}
         outputs = model(**inputs)
-        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        logits = logits_of(outputs)
         loss = logits.sum() * 0.0
         return (loss, outputs) if return_outputs else loss
 
@@ -198,13 +198,6 @@ class LogitsLoss:
 def takes_labels(model: nn.Module) -> bool:
     """Whether a model computes its own loss: its forward has an argument `labels`, or takes any."""
     return not is_transformers_model(model) or "labels" in inspect.signature(type(model).forward).parameters
-
-
-def logits_of(outputs: Any) -> torch.Tensor:
-    """The logits in what a classifier returned; PP-LCNet calls them `last_hidden_state`."""
-    if isinstance(outputs, Mapping):
-        return outputs["logits"] if "logits" in outputs else outputs["last_hidden_state"]
-    return outputs[0] if isinstance(outputs, tuple | list) else outputs
 
 
 def keys_beside_logits(model: nn.Module) -> list[str] | None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from transformers import Trainer
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 
 from hf_transfer.errors import ArgumentError, PublishError, TransferError
+from hf_transfer.evaluation import evaluate_predictions
 from hf_transfer.hub import Publication, TrainingPush
+from hf_transfer.models.loading import label_names_of
 from hf_transfer.reporting.card import write_card
 from hf_transfer.reporting.earlier_run import set_aside
 from hf_transfer.reporting.record import RunRecord
+from hf_transfer.reporting.results import SplitResult, write_results
 from hf_transfer.reporting.verification_samples import write_samples
 from hf_transfer.run_files import CARD_NAME, RECORD
 from hf_transfer.trainer.record import bare_record
@@ -41,6 +46,7 @@ class RunPublisher:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.push: TrainingPush | None = None
+        self._predictions: dict[str, tuple[int, npt.NDArray[Any], npt.NDArray[Any]]] = {}
 
     @property
     def _folder(self) -> Path:
@@ -81,6 +87,43 @@ class RunPublisher:
         self.write_missing_card(self._folder)
         write_samples(self._trainer, self._folder)
         return self.push.publish(self._folder, commit_message, **options)
+
+    def keep_predictions(self, output: Any) -> None:
+        """Keep what an evaluation after the training predicted, by the prefix of its metrics."""
+        trainer = self._trainer
+        logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+        if trainer.is_world_process_zero() and logits is not None and output.label_ids is not None:
+            prefix = next(iter(output.metrics or {"eval_loss": None})).partition("_")[0]
+            self._predictions[prefix] = (trainer.state.global_step, np.asarray(logits), np.asarray(output.label_ids))
+
+    def write_card_of_script(self, license: str | None, data: str | list[str] | None, ignored: list[str]) -> None:
+        """Write record, figures and card; see `BaseTrainer.create_model_card`."""
+        trainer = self._trainer
+        if ignored:
+            logger.warning("The card states what is known of the run; left out: %s.", ", ".join(ignored))
+        known = [each for each in self._predictions.values() if each[0] == trainer.state.global_step]
+        # All processes predict, or none: the first one alone knows what it kept.
+        lacking = trainer.any_process(trainer.is_world_process_zero() and not known)
+        if lacking and trainer.eval_dataset is not None and not isinstance(trainer.eval_dataset, dict):
+            trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
+        if not trainer.is_world_process_zero():
+            return
+        self._check_can_be_told()
+        self.set_aside_earlier_run()
+        results = list(self._results())
+        name = data if isinstance(data, str) or data is None else ", ".join(data)
+        record = bare_record(trainer, name or "", {result.report.split: result.report for result in results})
+        write_results(self._folder, record, results, license=license)
+
+    def _results(self) -> Iterator[SplitResult]:
+        """What was predicted after the training, where labels are classes."""
+        names = label_names_of(self._trainer.model)
+        titles = {"eval": "evaluation"}
+        for prefix, (step, logits, labels) in self._predictions.items():
+            is_classes = logits.ndim == 2 and labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+            if step == self._trainer.state.global_step and is_classes and logits.shape[1] == len(names):
+                report = evaluate_predictions(logits, labels, names, titles.get(prefix, prefix))
+                yield SplitResult(report, logits, labels, None)
 
     def push_checkpoint(self, folder: Path) -> None:
         """Push a checkpoint in the background; a failure is noted."""

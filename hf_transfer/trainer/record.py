@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from transformers import SchedulerType, Trainer
@@ -177,11 +178,15 @@ def make_record(
     )
 
 
-def bare_record(trainer: Trainer) -> RunRecord:
-    """The record of a run whose images the trainer alone has seen: no counts, no name of the data, no evaluation.
+def bare_record(
+    trainer: Trainer, data_name: str = "", reports: Mapping[str, EvaluationReport] = MappingProxyType({})
+) -> RunRecord:
+    """The record of a run whose images the trainer alone has seen: no counts.
 
     Args:
         trainer: After training, with a model of transformers.
+        data_name: What a script calls its data.
+        reports: One for each split that the script evaluated.
     """
     try:
         preprocessing = Preprocessing.from_processor(trainer.processing_class).to_dict()
@@ -194,10 +199,15 @@ def bare_record(trainer: Trainer) -> RunRecord:
         seed=trainer.args.seed,
         split_seed=0,
         base_model=base_model_of(trainer.model).to_dict(),
-        data={"name": "", "evaluation_split": "", "label_names": list(label_names_of(trainer.model)), "counts": {}},
+        data={
+            "name": data_name,
+            "evaluation_split": next(iter(reports), ""),
+            "label_names": list(label_names_of(trainer.model)),
+            "counts": {},
+        },
         preprocessing=preprocessing,
         training=training_facts(trainer),
         timing={},
-        evaluation={},
+        evaluation={split: report.to_dict() for split, report in reports.items()},
         log_history=trainer.state.log_history,
     )

@@ -122,6 +122,7 @@ class PlanRun:
             copy_from_first_rank(dict(named_parameters(trainer.model)) | dict(trainer.model.named_buffers()))
         self._state = self._own_state(trainer.model)
         resolved = self._solve(resolve_plan(self._plan, trainer.model, args, steps_per_epoch))
+        self._tell_unfrozen(resolved)
         unused = self._unused_parameters()
         inside = self._state_inside(resolved)
         # A copy: Trainer may try again with a smaller batch.
@@ -145,6 +146,18 @@ class PlanRun:
         if self.resumed is not None and resolved.phases[0].solved:
             self.solved = self.solved or self.resumed.state.solved_phase
         return resolved
+
+    def _tell_unfrozen(self, resolved: ResolvedPlan) -> None:
+        """Tell that the plan trains parameters that were frozen by hand."""
+        trained = {name for group in resolved.optimizer_groups for name in group.parameter_names}
+        names = [name for name, p in named_parameters(self._trainer.model) if name in trained and not p.requires_grad]
+        if names:
+            logger.warning(
+                "The plan decides what is trained: it trains %d parameters that had been frozen (%s%s).",
+                len(names),
+                ", ".join(names[:3]),
+                ", ..." if len(names) > 3 else "",
+            )
 
     def _unused_parameters(self) -> tuple[str, ...]:
         """The parameters that never get a gradient: declared, and found for DDP, which need not search then."""

@@ -18,6 +18,7 @@ from transformers.training_args import OptimizerNames
 
 from hf_transfer.checkpoints.portable import unpacked
 from hf_transfer.checkpoints.resuming import load_training_state
+from hf_transfer.data.transforms import collate, holds_raw_images, with_inputs
 from hf_transfer.errors import PlanError
 from hf_transfer.feature_cache.decision import CacheDecision
 from hf_transfer.feature_cache.rows import SeededCollator
@@ -30,7 +31,13 @@ from hf_transfer.plans.plan import TransferPlan
 from hf_transfer.run_files import PLAN_FILE
 from hf_transfer.trainer.args import TransferArguments, agreed_plan, measures_rate, resolve
 from hf_transfer.trainer.base import BaseTrainer
-from hf_transfer.trainer.checks import check_model, check_processes, warn_of_missing_fsdp, without_averaging
+from hf_transfer.trainer.checks import (
+    check_lengths,
+    check_model,
+    check_processes,
+    warn_of_missing_fsdp,
+    without_averaging,
+)
 from hf_transfer.trainer.interrupts import InterruptCallback
 from hf_transfer.trainer.progress import use_phase_progress
 from hf_transfer.trainer.record import facts_of_plan, step_facts
@@ -55,8 +62,11 @@ class TransferTrainer(BaseTrainer):
     model or metrics of the next training are saved there, so that they are not taken for that one's.
 
     Args:
-        plan: A `TransferPlan`; None takes the recipe or plan file of the arguments, if any.
+        plan: A `TransferPlan`, or the name of a recipe such as "lp_ft"; None takes the recipe or plan file of the
+            arguments, if any.
         args: `TransferArguments`, or plain `TrainingArguments`. They are copied where something must be changed.
+        train_dataset: Where it is a `datasets.Dataset` with a column of images and no transform, and there is neither
+            a collator, it is passed through the image processor in `processing_class`; likewise `eval_dataset`.
 
     All other arguments are those of `transformers.Trainer`.
 
@@ -88,9 +98,14 @@ class TransferTrainer(BaseTrainer):
         optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
         preprocess_logits_for_metrics: Callable[..., Any] | None = None,
         *,
-        plan: TransferPlan | None = None,
+        plan: TransferPlan | str | None = None,
     ) -> None:
         args = TransferArguments(output_dir="tmp_trainer") if args is None else args
+        if data_collator is None and (holds_raw_images(train_dataset) or holds_raw_images(eval_dataset)):
+            train_dataset, eval_dataset = (
+                with_inputs(each, processing_class) for each in (train_dataset, eval_dataset)
+            )
+            data_collator, args = collate, _replaced(args, remove_unused_columns=False)
         self.plan = agreed_plan(plan, args, solved=self.solves_head)
         self.measures_rates, args = measures_rate(args), resolve(args, self.plan)
         self.interrupts = InterruptCallback(self.any_process)
@@ -99,6 +114,7 @@ class TransferTrainer(BaseTrainer):
             if optimizers != (None, None):
                 raise PlanError("A plan makes its own optimizer: give either plan or optimizers, not both.")
             check_processes(self.plan, args)
+            check_lengths(self.plan, args)
             steps = total_steps(self.plan, args.max_steps)
             args = args if steps is None else _replaced(args, max_steps=steps)
         super().__init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -14,6 +14,19 @@ def config_of(model: Any) -> Any:
 def configured(model: Any, name: str, default: Any = None) -> Any:
     """A field of a model's configuration; the default where model or configuration have none."""
     return getattr(config_of(model), name, default)
+
+
+def names_in(config: Any) -> tuple[str, ...]:
+    """The labels of a configuration, in the order of the class indices, which scripts often write as text."""
+    id2label = {int(index): str(name) for index, name in (config.id2label or {}).items()}
+    return tuple(id2label[index] for index in sorted(id2label))
+
+
+def logits_of(outputs: Any) -> Any:
+    """The logits in what a classifier returned; PP-LCNet calls them `last_hidden_state`."""
+    if isinstance(outputs, Mapping):
+        return outputs["logits"] if "logits" in outputs else outputs["last_hidden_state"]
+    return outputs[0] if isinstance(outputs, tuple | list) else outputs
 
 
 def timm_inner(model: Any) -> Any:
