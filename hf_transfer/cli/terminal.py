@@ -100,4 +100,5 @@ def quiet_libraries() -> None:
     if not ours.handlers:
         ours.addHandler(handler)
         ours.propagate = False
-    ours.setLevel(logging.WARNING)
+    # Of several processes on a machine, all would say the same.
+    ours.setLevel(logging.WARNING if os.environ.get("LOCAL_RANK", "0") == "0" else logging.ERROR)

@@ -101,12 +101,6 @@ def settle_processor(processor: Any) -> dict[str, Any]:
     return changed
 
 
-def forget_file_names(config: Any) -> None:
-    """Forget under which name the base's weights were stored: those that are saved have the usual one."""
-    if getattr(config, "transformers_weights", None) is not None:
-        del config.transformers_weights
-
-
 def overridden_text(name: str, changed: Mapping[str, Any]) -> str:
     """One sentence that says what was overridden."""
     stated = ", ".join(f"{field}: {value}" for field, value in changed.items())

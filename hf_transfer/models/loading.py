@@ -22,7 +22,6 @@ from hf_transfer.errors import ModelError
 from hf_transfer.models.architecture_names import bare_config, bare_processor, is_bare_name
 from hf_transfer.models.base_settings import (
     check_settings,
-    forget_file_names,
     overridden_text,
     settle,
     settle_processor,
@@ -141,7 +140,6 @@ def _load_with_labels(
     if rows.in_place:
         name_labels(config, label_names)
     model, info = _load_model(name, revision, config, dtype=torch.float32)
-    forget_file_names(model.config)
     new_head = check_loaded(model, name, info)
     if not rows.in_place:
         model = with_labels(model, label_names, {} if new_head else rows.kept, seed)

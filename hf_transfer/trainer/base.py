@@ -206,8 +206,8 @@ class BaseTrainer(Trainer):
     def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
         """Evaluate as Trainer does; what was predicted after the training is kept for the card."""
         output = super().evaluation_loop(dataloader, description, *args, **kwargs)
-        if not self.is_in_train:
-            self.publisher.keep_predictions(output)
+        if not self.is_in_train and kwargs.get("metric_key_prefix") == "eval":
+            self.publisher.keep_evaluation(output)
         return output
 
     def evaluate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from hf_transfer.utils.foreign import configured
 
 logger = logging.getLogger(__name__)
 
+_MOST_LOGITS = 50_000_000
+
 _TOKEN_AS_ARGUMENT = (
     "hub_token is not taken as an argument: Trainer would write it into files, and a command line can be read by "
     "others. Log in by `hf auth login`, or set HF_TOKEN in the environment."
@@ -46,7 +48,7 @@ class RunPublisher:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.push: TrainingPush | None = None
-        self._predictions: dict[str, tuple[int, npt.NDArray[Any], npt.NDArray[Any]]] = {}
+        self._evaluation: tuple[int, npt.NDArray[Any], npt.NDArray[Any]] | None = None
 
     @property
     def _folder(self) -> Path:
@@ -88,20 +90,20 @@ class RunPublisher:
         write_samples(self._trainer, self._folder)
         return self.push.publish(self._folder, commit_message, **options)
 
-    def keep_predictions(self, output: Any) -> None:
-        """Keep what an evaluation after the training predicted, by the prefix of its metrics."""
+    def keep_evaluation(self, output: Any) -> None:
+        """Keep what an evaluation after the training predicted, for the card; huge ones would fill the memory."""
         trainer = self._trainer
         logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-        if trainer.is_world_process_zero() and logits is not None and output.label_ids is not None:
-            prefix = next(iter(output.metrics or {"eval_loss": None})).partition("_")[0]
-            self._predictions[prefix] = (trainer.state.global_step, np.asarray(logits), np.asarray(output.label_ids))
+        known = logits is not None and output.label_ids is not None and np.size(logits) <= _MOST_LOGITS
+        if known and trainer.is_world_process_zero():
+            self._evaluation = (trainer.state.global_step, np.asarray(logits), np.asarray(output.label_ids))
 
     def write_card_of_script(self, license: str | None, data: str | list[str] | None, ignored: list[str]) -> None:
         """Write record, figures and card; see `BaseTrainer.create_model_card`."""
         trainer = self._trainer
         if ignored:
             logger.warning("The card states what is known of the run; left out: %s.", ", ".join(ignored))
-        known = [each for each in self._predictions.values() if each[0] == trainer.state.global_step]
+        known = self._evaluation is not None and self._evaluation[0] == trainer.state.global_step
         # All processes predict, or none: the first one alone knows what it kept.
         lacking = trainer.any_process(trainer.is_world_process_zero() and not known)
         if lacking and trainer.eval_dataset is not None and not isinstance(trainer.eval_dataset, dict):
@@ -110,20 +112,19 @@ class RunPublisher:
             return
         self._check_can_be_told()
         self.set_aside_earlier_run()
-        results = list(self._results())
+        results = self._results()
         name = data if isinstance(data, str) or data is None else ", ".join(data)
         record = bare_record(trainer, name or "", {result.report.split: result.report for result in results})
         write_results(self._folder, record, results, license=license)
 
-    def _results(self) -> Iterator[SplitResult]:
-        """What was predicted after the training, where labels are classes."""
+    def _results(self) -> list[SplitResult]:
+        """The evaluation after the training, where there was one and labels are classes; else nothing."""
+        step, logits, labels = self._evaluation or (-1, np.zeros(0), np.zeros(0, np.int64))
         names = label_names_of(self._trainer.model)
-        titles = {"eval": "evaluation"}
-        for prefix, (step, logits, labels) in self._predictions.items():
-            is_classes = logits.ndim == 2 and labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
-            if step == self._trainer.state.global_step and is_classes and logits.shape[1] == len(names):
-                report = evaluate_predictions(logits, labels, names, titles.get(prefix, prefix))
-                yield SplitResult(report, logits, labels, None)
+        is_classes = logits.ndim == 2 and labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+        if step != self._trainer.state.global_step or not is_classes or logits.shape[1] != len(names):
+            return []
+        return [SplitResult(evaluate_predictions(logits, labels, names, "evaluation"), logits, labels, None)]
 
     def push_checkpoint(self, folder: Path) -> None:
         """Push a checkpoint in the background; a failure is noted."""
