@@ -68,6 +68,19 @@ def check_target(repo_id: str, private: bool = True, api: HfApi | None = None) -
         raise explained(error, repo_id) from error
 
 
+def unchecked_target(repo_id: str, private: bool) -> Target:
+    """A target for a dry run without a login: as if the repository did not exist.
+
+    Raises:
+        ArgumentError: `repo_id` has the wrong form.
+    """
+    if not is_repo_id(repo_id):
+        raise ArgumentError(f"The repository must be an id on the Hub such as owner/name, found {repo_id!r}.")
+    logger.warning("There is no login for the Hub: rights, and what %s holds already, are not checked.", repo_id)
+    whole = repo_id if "/" in repo_id else f"OWNER/{repo_id}"
+    return Target(whole, private, exists=False, files=(), user="")
+
+
 def look_again(api: HfApi, made: Target, private: bool) -> Target:
     """Look at a repository that was just made, which the Hub's rules or somebody else may have made otherwise.
 

@@ -9,10 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, get_token
 
 from hf_transfer.errors import ArgumentError, PublishError, TransferError
-from hf_transfer.hub.access import Target, check_target, look_again, unforeseen, warn_of_visibility
+from hf_transfer.hub.access import (
+    Target,
+    check_target,
+    look_again,
+    unchecked_target,
+    unforeseen,
+    warn_of_visibility,
+)
 from hf_transfer.hub.scan import scan
 from hf_transfer.hub.staging import Contents, Staged, is_ours, refuse_probe, stage
 from hf_transfer.hub.upload import Commit, Upload, is_there, make_repository, published_card, send, set_tag
@@ -80,7 +87,7 @@ def publish(
         repo_id: "owner/name", or "name" for the logged-in user's.
         private: Make a private repository, and refuse an existing public one. An existing private one stays private.
         create_pr: Open a pull request. None opens one if the repository holds something already.
-        dry_run: Check and stage everything, upload nothing.
+        dry_run: Check and stage everything, upload nothing. Without a login, what the Hub holds is not looked at.
         verify: Load the published model in a fresh process without hf_transfer, and compare logits: with the folder's
             model on made images, and with the trainer's own on the evaluation images that the run keeps, if any.
         license: The Hub's identifier of the licence; None keeps the card's, else takes the base model's.
@@ -115,7 +122,8 @@ def publish(
     )
     api, sending = HfApi(), False
     try:
-        target = check_target(repo_id, private, api)
+        target = unchecked_target(repo_id, private) if dry_run and get_token() is None else None
+        target = target or check_target(repo_id, private, api)
         with tempfile.TemporaryDirectory(prefix="hf_transfer_publish_") as temporary:
             card = published_card(api, target, branch)
             staged = stage(folder, Path(temporary), target.repo_id, contents, api, card)
@@ -137,7 +145,11 @@ def publish(
     except Exception as error:
         if not (sending or isinstance(error, PublishError)):
             raise
-        raise _advised(error, repo_id, _advice(folder, repo_id, private, asked_pr, contents)) from error
+        command = retry_command(folder, repo_id, private, asked_pr, contents, dry_run, verify)
+        advice = (
+            f"The files in {folder} are whole; to try again: {command}" if folder.is_dir() else "Nothing was sent."
+        )
+        raise _advised(error, repo_id, advice) from error
     return _publication(target, staged, commit, api.endpoint, found, tag)
 
 
@@ -192,19 +204,16 @@ def retry_command(
     private: bool = True,
     create_pr: bool | None = None,
     contents: Contents | None = None,
+    dry_run: bool = False,
+    verify: bool = True,
 ) -> str:
     """The command that publishes a folder."""
     words = ["hf-transfer", "publish", str(folder), repo_id]
     words += [] if private else ["--public"]
+    words += ["--dry_run"] if dry_run else []
+    words += [] if verify else ["--no_verify"]
     words += [] if create_pr is None else ["--create_pr", str(create_pr).lower()]
     return shlex.join(words + (contents.flags() if contents is not None else []))
-
-
-def _advice(folder: Path, repo_id: str, private: bool, create_pr: bool | None, contents: Contents) -> str:
-    if not folder.is_dir():
-        return "Nothing was sent."
-    command = retry_command(folder, repo_id, private, create_pr, contents)
-    return f"The files in {folder} are whole; to try again: {command}"
 
 
 def _verified(target: Target, revision: str, staged: Path, endpoint: str, samples: Path | None) -> Verification:

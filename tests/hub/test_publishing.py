@@ -79,6 +79,30 @@ def test_login_and_rights(
     assert hub.writes() == [] and (token or TOKEN) not in str(caught.value)
 
 
+@pytest.mark.parametrize("repo_id", ["pets", "someone/pets"])
+def test_dry_run_needs_no_login(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, repo_id: str
+) -> None:
+    """Nothing is sent, and so nobody need be logged in; what was not checked is told."""
+    monkeypatch.delenv("HF_TOKEN")
+    made = ht.publish(finished_run(tmp_path / "run"), repo_id, dry_run=True)
+    assert (
+        set(made.files) == PUBLISHED - {".gitattributes"} and made.repo_id.endswith("/pets") and made.revision is None
+    )
+    assert hub.writes() == [] and "not checked" in caplog.text
+
+
+def test_the_command_to_try_again_does_the_same(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dry run stays one, and a publication without verification, too."""
+    monkeypatch.setenv("HF_TOKEN", READ_TOKEN)
+    with pytest.raises(
+        PublishError, match=r"to try again: hf-transfer publish \S+ someone/pets --dry_run --no_verify$"
+    ):
+        ht.publish(tmp_path, "someone/pets", dry_run=True, verify=False)
+
+
 def test_pull_request_into_what_is_there(hub: HubServer, tmp_path: Path) -> None:
     """A repository that holds something gets a pull request; with create_pr=False, a commit that keeps foreign files
     and takes away the weights that an earlier publication left."""
