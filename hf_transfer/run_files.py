@@ -38,6 +38,8 @@ EARLIER_RUN = "earlier_run"
 """Holds a folder for each time that something was moved aside, the highest number last."""
 STAGING = ".unfinished"
 """Holds the checkpoint that is being written; no name that transformers' get_last_checkpoint would take."""
+REPLACED = ".replaced"
+"""Holds the run that is being replaced, until the new one is complete."""
 SAMPLES = "verification"
 """Holds the evaluation images that a publication is verified with; never published."""
 SAMPLES_INDEX = "samples.json"
@@ -155,7 +157,20 @@ def removable(folder: Path) -> list[Path]:
 def evidence(folder: Path) -> list[str]:
     """Names that say that a folder is that of a run or of a model; empty where it is not."""
     checkpoints = [path.name for path in run_folders(folder) if _CHECKPOINT.fullmatch(path.name)]
-    return [name for name in EVIDENCE if (folder / name).exists()] + checkpoints
+    return [name for name in (*EVIDENCE, REPLACED) if (folder / name).exists()] + checkpoints
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a run of this library wrote into a folder, and not only another program that saves models."""
+    named = any((folder / name).exists() for name in (RECORD, PLAN_FILE, STAGING, REPLACED))
+    return named or any(folder.glob(f"checkpoint-*/{STATE_FILE}"))
+
+
+def is_owned(path: str) -> bool:
+    """Whether a path with slashes, below a run's folder, is or lies in what runs write and remove."""
+    first = path.partition("/")[0]
+    whole = (EARLIER_RUN, STAGING, REPLACED, "figures", SAMPLES)
+    return first in whole or bool(_CHECKPOINT.fullmatch(first)) or matches(path, (f.pattern for f in RUN_FILES))
 
 
 def without_stale_weights(folder: Path, names: Iterable[str]) -> list[str]:

@@ -22,6 +22,7 @@ OF_NO_MODULE = {
     "architectures/timm_running": "a sweep over all families of timm",
     "architectures/timm_structure": "a sweep over all models of timm",
     "architectures/timm_table": "scripts/architecture_tables",
+    "cli/bad_input_table": "all commands",
     "cli/main": "cli/__init__.py",
     "demo/data": "demo/__init__.py and scripts/make_demo_data.py",
     "diagnosis/controlled": "an experiment on the whole diagnosis",

@@ -57,14 +57,18 @@ def _files(folder: Path) -> set[str]:
 def test_overwriting_removes_all_that_a_run_wrote_and_nothing_else(tmp_path: Path) -> None:
     """`--overwrite_output_dir` leaves the user's files, in `figures` too, and no stale shard."""
     _fill(tmp_path, OWN + WRITTEN)
-    RunFolder(tmp_path, overwrite=True).prepare()
+    folder = RunFolder(tmp_path, overwrite=True)
+    folder.prepare()
+    folder.finish()
     assert _files(tmp_path) == set(OWN)
 
 
 def test_empty_folders_of_a_run_go_with_its_files(tmp_path: Path) -> None:
     """A `figures` folder with nothing of the user's is removed."""
     _fill(tmp_path, WRITTEN)
-    RunFolder(tmp_path, overwrite=True).prepare()
+    folder = RunFolder(tmp_path, overwrite=True)
+    folder.prepare()
+    folder.finish()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -44,7 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command, rest = arguments[0], arguments[1:]
     if command not in COMMANDS:
-        _complain(f"unknown command {command!r}. The commands are: {', '.join(COMMANDS)}.")
+        from hf_transfer.utils.suggestions import did_you_mean
+
+        guess = did_you_mean(command, COMMANDS)
+        _complain(f"unknown command {command!r}. The commands are: {', '.join(COMMANDS)}.{guess}")
         return 2
     if {"-h", "--help", "--help_all", "--help-all"} & set(rest):
         from hf_transfer.cli.help import show
@@ -74,6 +77,9 @@ def _report(error: Exception) -> int:
         _complain(" ".join(str(error).split()))
     elif isinstance(error, OSError) and error.errno is not None:
         _complain(f"{error.strerror}: {error.filename or 'no file named'}. {_advice(error)}")
+    elif isinstance(error, ImportError) and not str(error.name or "").startswith("hf_transfer"):
+        text = " ".join(str(error).split())[:500].rstrip(".")
+        _complain(f"a package is missing, or too old: {text}. Install it, or leave out the flag that needs it.")
     else:
         text = " ".join(str(error).split())[:500]
         _complain(f"unexpected {type(error).__name__}: {text}. Run it again with --debug to see where, and report it.")

@@ -16,7 +16,8 @@ from torch import nn
 
 from hf_transfer.cli.flags import DESCRIPTIONS, DataOptions, EvaluateOptions
 from hf_transfer.cli.loading import load_images
-from hf_transfer.cli.options import parse
+from hf_transfer.cli.options import config_path, parse
+from hf_transfer.cli.paths import check_apart
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.data import ImageData, collate, eval_transform
 from hf_transfer.errors import ArgumentError
@@ -30,9 +31,12 @@ from hf_transfer.reporting.run_folder import RunFolder
 from hf_transfer.run_files import is_probe
 from hf_transfer.trainer.args import TransferArguments
 from hf_transfer.trainer.trainer import TransferTrainer
+from hf_transfer.utils.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+_SPLITS = ("train", "validation", "test")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -43,8 +47,21 @@ def run(argv: Sequence[str]) -> int:
     options, data_options, given = parse((EvaluateOptions, DataOptions), words, "evaluate", DESCRIPTIONS["evaluate"])
     if options.per_device_eval_batch_size <= 0:
         raise ArgumentError(f"per_device_eval_batch_size must be above 0, found {options.per_device_eval_batch_size}.")
+    if options.split not in (None, *_SPLITS):
+        raise ArgumentError(
+            f"There is no split {options.split!r}; there can be: {', '.join(_SPLITS)}."
+            + did_you_mean(options.split, _SPLITS)
+        )
     if options.output_dir is not None:
-        RunFolder(Path(options.output_dir)).check()
+        read = {
+            "model": options.model_name_or_path,
+            "data set": data_options.dataset,
+            "configuration": config_path(words),
+        }
+        check_apart(options.output_dir, read)
+        RunFolder(Path(options.output_dir)).check(trains=False)
+    if data_options.metrics:
+        make_compute_metrics(("first", "second"), tuple(data_options.metrics))
     own_run = _own_run(options.model_name_or_path)
     if "split_seed" not in given and own_run is not None:
         # Another seed would put images of the training into the evaluation split.

@@ -11,10 +11,33 @@ from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
+from hf_transfer.errors import TransferError
+from hf_transfer.utils.suggestions import did_you_mean
+
 _WORDS = {True: ("yes", "true", "t", "y", "1"), False: ("no", "false", "f", "n", "0")}
 
 
-class PlainParser(argparse.ArgumentParser):
+class Suggesting(argparse.ArgumentParser):
+    """A parser that proposes a choice for a wrong one."""
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            cause = error.__context__  # our own words, where argparse would name a function
+            if isinstance(cause, TransferError):
+                raise argparse.ArgumentError(action, str(cause)) from cause
+            raise
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = list(map(str, action.choices))
+            raise argparse.ArgumentError(
+                action, f"must be one of {', '.join(choices)}; found {str(value)!r}.{did_you_mean(value, choices)}"
+            )
+
+
+class PlainParser(Suggesting):
     """A parser whose flags are the fields of dataclasses of texts, numbers, switches and lists.
 
     Args:

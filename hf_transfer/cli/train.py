@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -13,13 +14,11 @@ from typing import Any
 
 import torch
 
-from hf_transfer.checkpoints.folders import last_complete, recover
-from hf_transfer.cli import auto
+from hf_transfer.cli import auto, checks
 from hf_transfer.cli.evaluate import evaluate_split
 from hf_transfer.cli.flags import (
     DEFAULT_RECIPE,
     DESCRIPTIONS,
-    NO_TOKEN,
     TRAIN_DEFAULTS,
     DiagnosisOptions,
     ModelOptions,
@@ -27,7 +26,7 @@ from hf_transfer.cli.flags import (
     TrainDataOptions,
 )
 from hf_transfer.cli.loading import check_model, load_images, load_model
-from hf_transfer.cli.options import parse
+from hf_transfer.cli.options import config_path, parse
 from hf_transfer.cli.publish import report
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.data import ImageData, collate, eval_transform, train_transform
@@ -132,26 +131,40 @@ def train(job: Job) -> None:
         TransferError: The model, the data, the plan or the output folder cannot be used.
     """
     args = job.args
-    _check_values(job)
-    args.resume_from_checkpoint = _resume(args.resume_from_checkpoint, Path(args.output_dir or "."))
+    folder = _check_early(job)
     quiet_libraries()
     terminal = Terminal(sys.stdout, enabled=args.process_index == 0)
-    folder = RunFolder(Path(args.output_dir), resume=bool(args.resume_from_checkpoint), overwrite=job.overwrite)
     repo_id = _check_destination(args, folder)
     data, loaded = _load(job)
     diagnosis = _diagnose(job, data, loaded, terminal)
     plan = plan_from_arguments(args)
     assert plan is not None
     check_processes(plan, args)
+    checks.settle_layer(args, loaded.model)
     description = _describe(plan, loaded, args)
     _check_record(job, data, loaded, repo_id)
     trainer = _make_trainer(job, data, loaded)
-    _prepare(folder, args, loaded, diagnosis)
     if diagnosis is None:
         _show_data(data, terminal)
     terminal.heading(f"What will be trained: {loaded.base.architecture}")
     terminal.text(description)
-    _train_and_write(job, trainer, data, loaded.base, folder.path, terminal, diagnosis)
+    with folder.replacing_earlier() if args.process_index == 0 else contextlib.nullcontext():
+        _prepare(folder, args, loaded, diagnosis)
+        _train_and_write(job, trainer, data, loaded.base, folder, terminal, diagnosis)
+
+
+def _check_early(job: Job) -> RunFolder:
+    """Check all that needs neither model nor images; the output folder, which is not looked into yet."""
+    args, path = job.args, Path(job.args.output_dir or ".")
+    checks.check_values(args, job.model.image_size)
+    args.resume_from_checkpoint = checks.checkpoint(args.resume_from_checkpoint, path)
+    resume = checks.is_resumed(args.resume_from_checkpoint, path)
+    checks.check_places(job.model, job.data, args, config_path(job.command), resume)
+    if not auto.is_automatic(args):
+        plan_from_arguments(args)
+    checks.check_trackers(args)
+    checks.check_metrics(args, job.data.metrics)
+    return RunFolder(path, resume=resume, overwrite=job.overwrite)
 
 
 def _check_destination(args: TransferArguments, folder: RunFolder) -> str | None:
@@ -231,11 +244,12 @@ def _train_and_write(
     trainer: TransferTrainer,
     data: ImageData,
     base: BaseModel,
-    folder: Path,
+    output: RunFolder,
     terminal: Terminal,
     diagnosis: Diagnosis | None,
 ) -> None:
     """Train, evaluate, and write and show the results."""
+    folder = output.path
     metrics, train_seconds = _train(job, trainer, data, terminal)
     started = time.perf_counter()
     trainer.save_model(_internal_call=True)  # not yet to the Hub, since results and card are missing
@@ -260,6 +274,7 @@ def _train_and_write(
         write_results(folder, record, results, data.skipped)
         if not is_probe(folder):
             write_samples(trainer, folder)
+        output.finish()
     _show_results(trainer, data, folder, results, terminal)
 
 
@@ -315,23 +330,6 @@ def _evaluate(trainer: TransferTrainer, data: ImageData) -> list[SplitResult]:
     return results
 
 
-def _check_values(job: Job) -> None:
-    """Refuse numbers on which Trainer would fail later, and a token."""
-    args = job.args
-    positive = {
-        "learning_rate": 1.0 if measures_rate(args) else args.learning_rate,
-        "num_train_epochs": args.num_train_epochs,
-        "per_device_train_batch_size": args.per_device_train_batch_size,
-        "per_device_eval_batch_size": args.per_device_eval_batch_size,
-        "image_size": 1 if job.model.image_size is None else job.model.image_size,
-    }
-    for name, value in positive.items():
-        if value <= 0:
-            raise ArgumentError(f"{name} must be above 0, found {value}.")
-    if args.hub_token is not None:
-        raise ArgumentError(NO_TOKEN)
-
-
 def _check_record(job: Job, data: ImageData, loaded: LoadedModel, repo_id: str | None) -> None:
     """Check before training what card and record will say of model and data, so that nothing fails after hours.
 
@@ -362,26 +360,15 @@ def _check_record(job: Job, data: ImageData, loaded: LoadedModel, repo_id: str |
 
 def _how_to_resume(job: Job) -> str:
     """The command that resumes an interrupted run, without a token, which no log may hold."""
-    dropped, kept, skipping = ("--resume_from_checkpoint", "--overwrite_output_dir", "--hub_token"), [], False
+    dropped, kept, skipping = ("resume_from_checkpoint", "overwrite_output_dir", "hub_token"), [], False
     for word in job.command:
         if word.startswith("--"):
-            skipping = word.split("=")[0] in dropped
+            skipping = word[2:].split("=")[0].replace("-", "_") in dropped
         if not skipping:
             kept.append(word)
+    if job.command[1:2] == ("demo",):  # makes its model anew, and has no flag to resume
+        return f"Start it again with: {shlex.join([*kept, '--overwrite_output_dir'])}"
     command = shlex.join([*kept, "--resume_from_checkpoint", "true"])
     if job.args.world_size > 1:
         return f"Resume with accelerate launch, as before, and: {command.replace('hf-transfer', '-m hf_transfer', 1)}"
     return f"Resume with: {command}"
-
-
-def _resume(value: str | None, folder: Path) -> str | bool | None:
-    resume = {"true": True, "false": None, "": None}.get((value or "").lower(), value)
-    if resume is True and last_complete(folder) is None:
-        raise ArgumentError(
-            f"There is no complete checkpoint in {folder} to resume from. Leave --resume_from_checkpoint out."
-        )
-    if isinstance(resume, str):
-        recover(Path(resume).parent)
-    if isinstance(resume, str) and not Path(resume).is_dir():
-        raise ArgumentError(f"There is no checkpoint folder {resume}. Give one, or `true` for the last in the output.")
-    return resume

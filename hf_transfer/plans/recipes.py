@@ -14,6 +14,7 @@ from typing import Any, Literal
 from hf_transfer.architectures.selectors import Selector
 from hf_transfer.errors import ArgumentError, PlanError
 from hf_transfer.plans.plan import HeadSolver, NormMode, Phase, TransferPlan
+from hf_transfer.utils.suggestions import did_you_mean
 
 # BiT's rule, by number of images: end of the warm-up, steps at which the rate falls to a tenth, last step.
 _BIT_STEPS = (
@@ -317,13 +318,18 @@ def get(name: str, /, **options: Any) -> TransferPlan:
             exists.
     """
     if name not in _RECIPES:
-        raise ArgumentError(f"There is no recipe {name!r}. The recipes are: {', '.join(names())}.")
+        raise ArgumentError(
+            f"There is no recipe {name!r}. The recipes are: {', '.join(names())}." + did_you_mean(name, names())
+        )
     known = inspect.signature(_RECIPES[name]).parameters
     required = inspect.Parameter.empty
     defaults = ", ".join(f"{n}={'(required)' if p.default is required else repr(p.default)}" for n, p in known.items())
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise ArgumentError(f"The recipe {name} has no option {', '.join(map(repr, unknown))}. It has: {defaults}.")
+        guesses = "".join(did_you_mean(option, known) for option in unknown)
+        raise ArgumentError(
+            f"The recipe {name} has no option {', '.join(map(repr, unknown))}. It has: {defaults or 'none'}.{guesses}"
+        )
     try:
         return _RECIPES[name](**options)
     except (PlanError, TypeError) as error:

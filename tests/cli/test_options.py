@@ -49,6 +49,22 @@ def test_bad_file_is_refused(content: str, message: str, tmp_path: Path) -> None
         parse(TYPES, [f"--config={config}"], "train", "")
 
 
+def test_values_are_read_as_the_flags_read_them(tmp_path: Path) -> None:
+    """YAML takes 1e-3 for text and no, on and off for truth values; numbers may be in quotes, empty means default."""
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        'learning_rate: 1e-3\nnum_train_epochs: "3"\neval_strategy: no\ncache_features: off\nreset_head: yes\n'
+        "resume_from_checkpoint: true\nhub_private_repo: false\nseed: '7'\nhub_model_id: 2024\nsolver: none\n"
+        "weight_decay: 1e-2\nimage_size:\nmetrics: f1\nreport_to: no\n"
+    )
+    argv = ["--config", str(config), "--model_name_or_path", "m", "--dataset", "d", "--output_dir", str(tmp_path)]
+    model, data, args, _ = parse(TYPES, argv, "train", "")
+    assert (args.learning_rate, args.num_train_epochs, args.seed, args.weight_decay) == (1e-3, 3.0, 7, 1e-2)
+    assert (args.eval_strategy, args.cache_features, args.solver, args.hub_model_id) == ("no", "off", "none", "2024")
+    assert (args.resume_from_checkpoint, args.hub_private_repo) == ("true", False)
+    assert (model.reset_head, model.image_size, data.metrics) == (True, None, ["f1"])
+
+
 def test_missing_file_is_refused() -> None:
     """A file that does not exist gives a clear error."""
     with pytest.raises(ArgumentError, match="absent.yaml cannot be read"):

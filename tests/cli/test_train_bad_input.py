@@ -11,8 +11,10 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from hf_transfer.errors import DataError
 from hf_transfer.hub.staging import is_allowed
 from hf_transfer.reporting.record import RunRecord
+from hf_transfer.trainer.probe_trainer import LinearProbeTrainer
 from tests.helpers.quick_train import LABELS, train
 
 
@@ -160,3 +162,37 @@ def test_loss_that_is_not_finite_stops_with_the_step(
     assert "'fine-tune'" in errors[0]
     assert "checkpoint-1" in errors[0]
     assert (tmp_path / "run" / "checkpoint-1" / "model.safetensors").is_file()
+
+
+def test_a_run_that_fails_leaves_the_one_that_it_should_replace(
+    vit: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --overwrite_output_dir the earlier results go when the new ones are complete, and not before."""
+    run = tmp_path / "run"
+    flags = ("--recipe", "linear_probe", "--overwrite_output_dir")
+    assert train(vit, photos, run, *flags) == 0
+    before = {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise DataError("broken")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LinearProbeTrainer, "train", fail)
+        assert train(vit, photos, run, *flags) == 1
+    assert {path.relative_to(run): path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert train(run, photos, run, *flags) == 1  # its own model is what it would replace
+    assert "which would be overwritten" in capsys.readouterr().err and (run / "model.safetensors").is_file()
+    assert train(vit, photos, run, *flags, "--seed", "7") == 0
+    assert RunRecord.load(run / "run.json").seed == 7 and not (run / ".replaced").exists()
+
+
+def test_a_checkpoint_from_elsewhere_does_not_open_a_folder(
+    vit: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Resuming another folder's checkpoint does not replace the run in this one unasked."""
+    (tmp_path / "other" / "checkpoint-3").mkdir(parents=True)
+    shutil.copytree(vit, tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text("{}")
+    resume = ("--resume_from_checkpoint", str(tmp_path / "other" / "checkpoint-3"))
+    assert train(vit, photos, tmp_path / "run", *resume) == 1
+    assert "holds another run" in capsys.readouterr().err

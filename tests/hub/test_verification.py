@@ -214,7 +214,9 @@ def test_a_folder_of_the_users_is_left_alone(
         trainer.push_to_hub()
     assert [path.name for path in theirs.parent.iterdir()] == ["0.png"] and theirs.read_text() == "mine"
     assert "is there already" in caplog.text
-    RunFolder(tmp_path / "out", overwrite=True).prepare()
+    folder = RunFolder(tmp_path / "out", overwrite=True)
+    folder.prepare()
+    folder.finish()
     assert theirs.read_text() == "mine" and not (tmp_path / "out" / "model.safetensors").exists()
 
 
