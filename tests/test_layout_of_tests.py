@@ -24,6 +24,7 @@ OF_NO_MODULE = {
     "architectures/timm_table": "scripts/architecture_tables",
     "cli/bad_input_table": "all commands",
     "cli/main": "cli/__init__.py",
+    "cli/printed_commands": "all commands that print others",
     "demo/data": "demo/__init__.py and scripts/make_demo_data.py",
     "diagnosis/controlled": "an experiment on the whole diagnosis",
 }

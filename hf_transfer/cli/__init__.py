@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except InterruptedTrainingError as error:
         if os.environ.get("RANK", "0") == "0":
-            _complain(" ".join(str(error).split()))
+            _complain(_one_line(error))
         return error.exit_code
     except Exception as error:
         if debug:
@@ -72,9 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _one_line(error: Exception) -> str:
+    """The message without line breaks; blanks stay, since a command or a path in it may have two of them."""
+    return " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+
+
 def _report(error: Exception) -> int:
     if isinstance(error, TransferError):
-        _complain(" ".join(str(error).split()))
+        _complain(_one_line(error))
     elif isinstance(error, OSError) and error.errno is not None:
         _complain(f"{error.strerror}: {error.filename or 'no file named'}. {_advice(error)}")
     elif isinstance(error, ImportError) and not str(error.name or "").startswith("hf_transfer"):

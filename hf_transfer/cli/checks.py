@@ -42,11 +42,28 @@ def check_values(args: TransferArguments, image_size: int | None) -> None:
     for name, value in positive.items():
         if not 0 < value < math.inf:
             raise ArgumentError(f"{name} must be above 0, found {value}.")
-    for name in ("seed", "dataloader_num_workers"):
-        if not 0 <= vars(args)[name] < 2**32:
-            raise ArgumentError(f"{name} must be from 0 to 4294967295, found {vars(args)[name]}.")
+    check_seed(args.seed)
+    for name, most in (("dataloader_num_workers", 2**16), ("label_smoothing_factor", 1), ("weight_decay", math.inf)):
+        if not 0 <= vars(args)[name] <= most:
+            raise ArgumentError(f"{name} must be from 0 to {most}, found {vars(args)[name]}.")
+    for word in (args.optim_args or "").replace(" ", "").split(","):
+        if word and not (word.count("=") == 1 and all(word.split("="))):
+            raise ArgumentError(f"optim_args must be NAME=VALUE,NAME=VALUE, found {args.optim_args!r}.")
+    file = vars(args).get("fsdp_config")
+    if isinstance(file, str) and not Path(file).is_file():
+        raise ArgumentError(f"There is no file {file} for --fsdp_config.")
     if args.hub_token is not None:
         raise ArgumentError(NO_TOKEN)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that some random generator does not take.
+
+    Raises:
+        ArgumentError: It is refused.
+    """
+    if not 0 <= seed < 2**32:
+        raise ArgumentError(f"seed must be from 0 to {2**32 - 1}, found {seed}.")
 
 
 def check_trackers(args: TransferArguments) -> None:

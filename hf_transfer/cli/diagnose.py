@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from hf_transfer.cli.auto import show
+from hf_transfer.cli.checks import check_seed
 from hf_transfer.cli.flags import DESCRIPTIONS, DataOptions, DiagnoseOptions, DiagnosisOptions, ModelOptions
 from hf_transfer.cli.loading import check_model, load_images, load_model
 from hf_transfer.cli.options import config_path, parse
@@ -27,6 +28,7 @@ def run(argv: Sequence[str]) -> int:
     types = (ModelOptions, DataOptions, DiagnosisOptions, DiagnoseOptions)
     model, data, how, options, _ = parse(types, argv, "diagnose", DESCRIPTIONS["diagnose"])
     check_budget(how.budget)
+    check_seed(options.seed)
     _check_results(model, data, options, config_path(argv))
     quiet_libraries()
     terminal = Terminal(sys.stdout)

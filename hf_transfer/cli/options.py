@@ -121,7 +121,8 @@ def _one_value(parser: argparse.ArgumentParser, action: argparse.Action, value: 
     choices = list(map(str, action.choices or ()))
     if isinstance(value, bool) and action.nargs != "?":
         spellings = ("on", "yes", "true") if value else ("off", "no", "false")
-        text = next((each for each in spellings if each in choices), "true" if value else "no")
+        other = "none" if action.dest == "report_to" else "no"
+        text = next((each for each in spellings if each in choices), "true" if value else other)
     else:
         text = str(value)
     try:

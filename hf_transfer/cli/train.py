@@ -31,7 +31,7 @@ from hf_transfer.cli.publish import report
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.data import ImageData, collate, eval_transform, train_transform
 from hf_transfer.diagnosis.result import Diagnosis
-from hf_transfer.errors import ArgumentError
+from hf_transfer.errors import ArgumentError, TransferError
 from hf_transfer.evaluation import make_compute_metrics
 from hf_transfer.evaluation.calibration import measure_calibration
 from hf_transfer.hub import PROBE_IS_NOT_PUBLISHED, check_target
@@ -308,15 +308,20 @@ def _show_results(
 def _make_trainer(job: Job, data: ImageData, loaded: LoadedModel) -> TransferTrainer:
     assert data.train is not None and data.validation is not None
     kind = LinearProbeTrainer if solves(job.args) else TransferTrainer
-    return kind(
-        model=loaded.model,
-        args=job.args,
-        data_collator=collate,
-        train_dataset=data.train.with_transform(train_transform(loaded.processor, job.data.augmentation)),
-        eval_dataset=data.validation.with_transform(eval_transform(loaded.processor)),
-        processing_class=loaded.processor,
-        compute_metrics=make_compute_metrics(data.label_names, tuple(job.data.metrics or ())),
-    )
+    try:
+        return kind(
+            model=loaded.model,
+            args=job.args,
+            data_collator=collate,
+            train_dataset=data.train.with_transform(train_transform(loaded.processor, job.data.augmentation)),
+            eval_dataset=data.validation.with_transform(eval_transform(loaded.processor)),
+            processing_class=loaded.processor,
+            compute_metrics=make_compute_metrics(data.label_names, tuple(job.data.metrics or ())),
+        )
+    except TransferError:
+        raise
+    except ValueError as error:  # Trainer's own checks of its arguments
+        raise ArgumentError(f"The flags do not fit: {str(error).rstrip('.')}.") from error
 
 
 def _evaluate(trainer: TransferTrainer, data: ImageData) -> list[SplitResult]:

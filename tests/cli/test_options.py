@@ -61,6 +61,7 @@ def test_values_are_read_as_the_flags_read_them(tmp_path: Path) -> None:
     model, data, args, _ = parse(TYPES, argv, "train", "")
     assert (args.learning_rate, args.num_train_epochs, args.seed, args.weight_decay) == (1e-3, 3.0, 7, 1e-2)
     assert (args.eval_strategy, args.cache_features, args.solver, args.hub_model_id) == ("no", "off", "none", "2024")
+    assert args.report_to in ([], "none", ["none"])
     assert (args.resume_from_checkpoint, args.hub_private_repo) == ("true", False)
     assert (model.reset_head, model.image_size, data.metrics) == (True, None, ["f1"])
 
