@@ -6,13 +6,14 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_transfer.errors import OutputError
 from hf_transfer.run_files import (
+    CARD_NAME,
     RECORD,
     REPLACED,
     RUN_FILES,
@@ -68,6 +69,19 @@ class RunFolder:
                 f"The output folder {self.path} holds another run ({', '.join(earlier[:4])}). Choose another "
                 f"--output_dir{ways if trains else ''}."
             )
+        self._check_owner(earlier, trains)
+        existing = next(p for p in (self.path, *self.path.resolve().parents) if p.exists())
+        if not (os.access(existing, os.W_OK | os.X_OK) and existing.is_dir()):
+            raise OutputError(f"The output folder {self.path} cannot be written: no permission for {existing}.")
+
+    def _check_owner(self, earlier: Sequence[str], trains: bool) -> None:
+        """Refuse to replace what no run wrote, and to write into the folders of another run."""
+        own = (self.path / CARD_NAME).exists() and not is_ours(self.path)
+        if own and trains and not self.resume:
+            raise OutputError(
+                f"The output folder {self.path} holds a {CARD_NAME} that no run wrote and the card would replace. "
+                "Choose another --output_dir, or move that file away."
+            )
         if earlier and self.overwrite and not self.resume and not is_ours(self.path):
             raise OutputError(
                 f"The output folder {self.path} holds a model that no run of hf-transfer wrote "
@@ -80,9 +94,6 @@ class RunFolder:
                     f"The output folder {self.path} lies in {parent.name}/{below.partition('/')[0]}, which belongs to "
                     "a run and is removed with it. Choose another --output_dir."
                 )
-        existing = next(p for p in (self.path, *self.path.resolve().parents) if p.exists())
-        if not (os.access(existing, os.W_OK | os.X_OK) and existing.is_dir()):
-            raise OutputError(f"The output folder {self.path} cannot be written: no permission for {existing}.")
 
     def check_space(self, model: nn.Module, checkpoints: int | None) -> None:
         """Check that the disk holds the model and the checkpoints kept at one time.

@@ -179,6 +179,17 @@ def test_the_model_of_another_program_is_not_replaced(tmp_path: Path) -> None:
         RunFolder(tmp_path, overwrite=True).check()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_no_card_replaces_what_somebody_wrote(tmp_path: Path, overwrite: bool) -> None:
+    """A README.md beside no run is the user's; that of a run is its card."""
+    fill(tmp_path, ("README.md",))
+    with pytest.raises(OutputError, match=r"README\.md that no run wrote"):
+        RunFolder(tmp_path, overwrite=overwrite).check()
+    RunFolder(tmp_path).check(trains=False)
+    fill(tmp_path, ("run.json",))
+    RunFolder(tmp_path, overwrite=True).check()
+
+
 @pytest.mark.parametrize("below", ["checkpoint-3/new", "figures", "earlier_run/1/x", ".replaced/a"])
 def test_no_run_writes_into_the_folders_of_another(tmp_path: Path, below: str) -> None:
     """What lies in a run's checkpoints or figures would be removed with them."""
