@@ -139,8 +139,20 @@ def train_transform(
     raise ArgumentError(f"augmentation must be one of none, light, standard; found {augmentation!r}.")
 
 
+def has_transform(*sets: Any) -> bool:
+    """Whether one of some data sets, or of dictionaries of them, makes its columns on the fly."""
+    flat = [each for item in sets for each in (item.values() if isinstance(item, dict) else [item])]
+    return any(isinstance(f := getattr(each, "format", None), dict) and f.get("type") == "custom" for each in flat)
+
+
 def holds_raw_images(dataset: Any) -> bool:
-    """Whether a data set of `datasets` has a column of images and nothing that makes a model's input of them."""
+    """Whether a data set of `datasets` has a column of images and nothing that makes a model's input of them.
+
+    Args:
+        dataset: Any, or a dictionary of data sets, one of which may hold some.
+    """
+    if isinstance(dataset, dict):
+        return any(map(holds_raw_images, dataset.values()))
     if not isinstance(dataset, Dataset) or dataset.format["type"] is not None or "pixel_values" in dataset.features:
         return False
     return any(is_image_feature(feature) for feature in dataset.features.values())
@@ -156,6 +168,8 @@ def with_inputs(dataset: Any, processor: Any) -> Any:
     Raises:
         ArgumentError: There is no image processor, or the labels are text.
     """
+    if isinstance(dataset, dict):
+        return {name: with_inputs(each, processor) for name, each in dataset.items()}
     if not holds_raw_images(dataset):
         return dataset
     if not isinstance(processor, BaseImageProcessor):

@@ -28,6 +28,10 @@ from hf_transfer.utils.foreign import configured
 logger = logging.getLogger(__name__)
 
 _MOST_LOGITS = 50_000_000
+_OF_TRAINERS_CARD = frozenset(
+    ("language", "tags", "model_name", "finetuned_from", "tasks", "dataset_tags", "dataset", "dataset_args")
+)
+"""Arguments of Trainer's `create_model_card`, which scripts also give to `push_to_hub`."""
 
 _TOKEN_AS_ARGUMENT = (
     "hub_token is not taken as an argument: Trainer would write it into files, and a command line can be read by "
@@ -82,7 +86,17 @@ class RunPublisher:
         trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
 
     def publish(self, commit_message: str, options: Mapping[str, Any]) -> Publication | None:
-        """Publish the saved model with its card; None in other processes than the first."""
+        """Publish the saved model with its card; None in other processes than the first.
+
+        Args:
+            commit_message: Title of the commit.
+            options: Of `hf_transfer.publish`; and those of Trainer's cards, for which our card is written first.
+        """
+        stated = {name: value for name, value in options.items() if name in _OF_TRAINERS_CARD}
+        options = {name: value for name, value in options.items() if name not in stated}
+        if stated:
+            dataset = stated.pop("dataset", None)
+            self.write_card_of_script(options.get("license"), dataset, [name for name in stated if stated[name]])
         if not self._trainer.is_world_process_zero():
             return None
         assert self.push is not None

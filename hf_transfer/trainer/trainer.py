@@ -18,7 +18,7 @@ from transformers.training_args import OptimizerNames
 
 from hf_transfer.checkpoints.portable import unpacked
 from hf_transfer.checkpoints.resuming import load_training_state
-from hf_transfer.data.transforms import collate, holds_raw_images, with_inputs
+from hf_transfer.data.transforms import collate, has_transform, holds_raw_images, with_inputs
 from hf_transfer.errors import PlanError
 from hf_transfer.feature_cache.decision import CacheDecision
 from hf_transfer.feature_cache.rows import SeededCollator
@@ -101,10 +101,8 @@ class TransferTrainer(BaseTrainer):
         plan: TransferPlan | str | None = None,
     ) -> None:
         args = TransferArguments(output_dir="tmp_trainer") if args is None else args
-        if data_collator is None and (holds_raw_images(train_dataset) or holds_raw_images(eval_dataset)):
-            train_dataset, eval_dataset = (
-                with_inputs(each, processing_class) for each in (train_dataset, eval_dataset)
-            )
+        if data_collator is None and any(map(holds_raw_images, (train_dataset, eval_dataset))):
+            train_dataset, eval_dataset = (with_inputs(d, processing_class) for d in (train_dataset, eval_dataset))
             data_collator, args = collate, _replaced(args, remove_unused_columns=False)
         self.plan = agreed_plan(plan, args, solved=self.solves_head)
         self.measures_rates, args = measures_rate(args), resolve(args, self.plan)
@@ -134,7 +132,7 @@ class TransferTrainer(BaseTrainer):
         )
         if self.plan is not None and self.is_sharded:
             self.plan = without_averaging(self.plan)
-        if args.remove_unused_columns and _has_transform(train_dataset, eval_dataset):
+        if args.remove_unused_columns and has_transform(train_dataset, eval_dataset):
             # Keep the columns that the transform reads (https://github.com/huggingface/transformers/issues/22119) and
             # drop unused ones from what it returns.
             self.data_collator = self._get_collator_with_removed_columns(self.data_collator)
@@ -397,9 +395,3 @@ def _replaced(args: TrainingArguments, **changes: Any) -> TrainingArguments:
     changed = copy.copy(args)
     vars(changed).update(changes)
     return changed
-
-
-def _has_transform(*datasets: Any) -> bool:
-    """Whether a data set makes its columns on the fly."""
-    flat = [d for item in datasets for d in (item.values() if isinstance(item, dict) else [item])]
-    return any(isinstance(f := getattr(d, "format", None), dict) and f.get("type") == "custom" for d in flat)

@@ -66,6 +66,18 @@ def test_strategies(hub: HubServer, tmp_path: Path, strategy: str, folders: set[
     assert str(tmp_path).encode() not in hub.received and TOKEN.encode() not in hub.received
 
 
+def test_scripts_push_with_the_words_of_their_card(hub: HubServer, tmp_path: Path) -> None:
+    """What a stock script gives to push_to_hub: our card with its evaluation and the name of its data."""
+    trainer = trainer_of(tmp_path / "out", hub_strategy="end")
+    trainer.train()
+    trainer.eval_dataset = RandomImages(15)
+    words = {"finetuned_from": "someone/base", "tasks": "image-classification", "dataset": "pets", "tags": ["vision"]}
+    assert trainer.push_to_hub(verify=False, **words) is not None
+    files = hub.repositories[REPOSITORY].files()
+    assert json.loads(files["run.json"].content)["evaluation"]["evaluation"]["n"] == 15
+    assert "pets" in files["README.md"].content.decode()
+
+
 @pytest.mark.slow
 def test_failed_pushes_do_not_stop_the_run_and_are_made_up_for(
     hub: HubServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
