@@ -86,7 +86,7 @@ def _given(*options: ModelOptions | DataOptions) -> list[str]:
     words = []
     for each in options:
         for field in fields(each):
-            value = getattr(each, field.name)
+            value = vars(each)[field.name]
             if value == field.default or value is None:
                 continue
             values = [] if value is True else value if isinstance(value, list) else [value]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import PIL.Image
 from PIL import TiffImagePlugin
 
-from hf_transfer.data.pixels import is_deep, scaled
+from hf_transfer.data.pixels import is_deep, scaled, tiff_tags
 from hf_transfer.errors import DataError
 
 ImageValue: TypeAlias = Mapping[str, Any] | bytes | PIL.Image.Image | str | os.PathLike[str]
@@ -117,8 +117,8 @@ def _read_file(path: str) -> bytes:
 
 def _check_kind(image: PIL.Image.Image) -> None:
     """Refuse what Pillow opens, but with other values than the file has."""
-    tags = getattr(image, "tag_v2", None)
-    if tags is None:
+    tags = tiff_tags(image)
+    if not tags:
         return
     bits, white_is_zero = max(_many(tags.get(258, 1))), tags.get(262) == 0
     if bits == 8 and 2 in _many(tags.get(339, 1)):

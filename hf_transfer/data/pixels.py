@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -121,18 +122,23 @@ def kind_of(image: PIL.Image.Image) -> str:
     """
     if image.mode.startswith("I;16"):
         return "of 16 bits"
-    bands = getattr(image, "tag_v2", {}).get(277, 0)
+    bands = tiff_tags(image).get(277, 0)
     if bands > len(image.getbands()) or (bands == 4 and image.mode == "RGBA" and not _states_opacity(image)):
         return f"of {bands} bands, of which the first {min(3, len(image.getbands()))} are used"
     # How a plugin reads the file is known until it has.
-    if any(";16" in str(tile[-1]) for tile in getattr(image, "tile", ())):
+    if any(";16" in str(tile[-1]) for tile in vars(image).get("tile") or ()):
         return "of 16 bits a colour, of which the upper 8 are used"
     return _KINDS.get(image.mode, "")
 
 
+def tiff_tags(image: PIL.Image.Image) -> Mapping[int, Any]:
+    """The tags of an image from a TIFF file; empty for other images."""
+    return getattr(image, "tag_v2", None) or {}
+
+
 def _states_opacity(image: PIL.Image.Image) -> bool:
     """Whether a TIFF says that its last band is an opacity, and not just another band."""
-    extra = getattr(image, "tag_v2", {}).get(338, ())
+    extra = tiff_tags(image).get(338, ())
     return any(kind in (1, 2) for kind in (extra if isinstance(extra, tuple) else (extra,)))
 
 

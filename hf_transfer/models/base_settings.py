@@ -8,11 +8,13 @@ cannot be trained as an image classifier is refused before any image is read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from typing import Any
 
 import torch
 
 from hf_transfer.errors import ModelError
+from hf_transfer.utils.foreign import stated
 
 _TASK: Mapping[str, Any] = {
     "problem_type": "single_label_classification",
@@ -49,14 +51,14 @@ def check_settings(config: Any, name: str) -> None:
     Raises:
         ModelError: The weights are quantised, or timm is told to leave the classifier out.
     """
-    quantised = getattr(config, "quantization_config", None)
-    if quantised:
+    found = stated(config, ("quantization_config", "model_args"))
+    if quantised := found["quantization_config"]:
         method = quantised.get("quant_method") if isinstance(quantised, Mapping) else quantised
         raise ModelError(
             f"{name!r} holds quantised weights ({method or 'quantization_config'} in its config.json), which cannot "
             "be trained. Expected weights in floating point: take the checkpoint that it was quantised from."
         )
-    if (getattr(config, "model_args", None) or {}).get("features_only"):
+    if (found["model_args"] or {}).get("features_only"):
         raise ModelError(
             f"{name!r} is a feature extractor without a classifier (features_only in model_args of its config.json). "
             "Remove features_only, or take a checkpoint of the whole network."
@@ -76,11 +78,11 @@ def settle(config: Any) -> dict[str, Any]:
     for prefix, part in _parts(config):
         for field, value in _settle_part(part).items():
             changed[f"{prefix}{field}"] = value
-    stored = getattr(config, "dtype", None)
+    said = stated(config, ("dtype", "model_args"))
+    stored, arguments = said["dtype"], said["model_args"]
     if stored not in (None, torch.float32):
         changed["dtype"] = str(stored).removeprefix("torch.")
     config.dtype = torch.float32
-    arguments = getattr(config, "model_args", None)
     if isinstance(arguments, dict):
         left_out = {key: value for key, value in arguments.items() if key in _NOT_OF_THE_NETWORK}
         config.model_args = {key: value for key, value in arguments.items() if key not in left_out}
@@ -92,20 +94,18 @@ def settle(config: Any) -> dict[str, Any]:
 def settle_processor(processor: Any) -> dict[str, Any]:
     """Override what a checkpoint's image processor says of layout and device; returns as `settle`."""
     changed = {}
-    for field, value in _LAYOUT.items():
-        stated = getattr(processor, field, None)
-        if stated is None or _plain(stated) == value:
-            continue
-        changed[f"processor.{field}"] = _plain(stated)
-        setattr(processor, field, value)
+    for field, said in stated(processor, _LAYOUT).items():
+        if said is not None and _plain(said) != _LAYOUT[field]:
+            changed[f"processor.{field}"] = _plain(said)
+            setattr(processor, field, _LAYOUT[field])
     return changed
 
 
 def overridden_text(name: str, changed: Mapping[str, Any]) -> str:
     """One sentence that says what was overridden."""
-    stated = ", ".join(f"{field}: {value}" for field, value in changed.items())
+    said = ", ".join(f"{field}: {value}" for field, value in changed.items())
     return (
-        f"The configuration of {name!r} says {stated}. That does not hold for the new task, which has one label for "
+        f"The configuration of {name!r} says {said}. That does not hold for the new task, which has one label for "
         "each image, and was overridden."
     )
 
@@ -113,18 +113,18 @@ def overridden_text(name: str, changed: Mapping[str, Any]) -> str:
 def _settle_part(part: Any) -> dict[str, Any]:
     """Override the fields of one configuration; those that were set, with their values."""
     changed = {}
-    attention = getattr(part, "_attn_implementation", None)
-    if attention not in _ATTENTION:
-        changed["attn_implementation"] = _plain(attention)
+    said = stated(part, ("_attn_implementation", "initializer_range", *_TASK))
+    if said["_attn_implementation"] not in _ATTENTION:
+        changed["attn_implementation"] = _plain(said["_attn_implementation"])
         part._attn_implementation = None
     for field, wanted in _TASK.items():
-        value = getattr(part, field, wanted)
-        if value == wanted:
+        value = said[field]
+        if value == wanted or not hasattr(part, field):
             continue
         setattr(part, field, wanted)
         if value is not None and value != _DEFAULTS.get(field):
             changed[field] = _plain(value)
-    spread = getattr(part, "initializer_range", None)
+    spread = said["initializer_range"]
     if isinstance(spread, int | float) and spread <= 0:  # of which nothing can be drawn
         changed["initializer_range"], part.initializer_range = spread, _USUAL_SPREAD
     for field in _DROPPED:
@@ -137,14 +137,14 @@ def _settle_part(part: Any) -> dict[str, Any]:
 def _parts(config: Any) -> Iterator[tuple[str, Any]]:
     """A configuration and those nested in it, each with the prefix of its fields."""
     yield "", config
-    for key in getattr(config, "sub_configs", None) or {}:
-        if (inner := getattr(config, key, None)) is not None:
-            for prefix, part in _parts(inner):
-                yield f"{key}.{prefix}", part
+    nested = stated(config, stated(config, ("sub_configs",))["sub_configs"] or ())
+    for key, inner in nested.items():
+        for prefix, part in _parts(inner) if inner is not None else ():
+            yield f"{key}.{prefix}", part
 
 
 def _plain(value: Any) -> Any:
     """A value as JSON holds it."""
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    return str(getattr(value, "value", value))[:100]
+    return str(value.value if isinstance(value, Enum) else value)[:100]

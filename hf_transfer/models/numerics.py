@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hf_transfer.models.rebuilding import vision_config
+from hf_transfer.utils.foreign import configured, stated
 
 _LOSSES: Mapping[str | None, str] = {
     "regression": "mean squared error",
@@ -19,8 +20,7 @@ _NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", 
 
 def loss_of(model: nn.Module) -> str:
     """The loss that a classifier of transformers computes by itself: `config.problem_type` chooses it."""
-    config = getattr(model, "config", None)
-    return _LOSSES.get(getattr(config, "problem_type", None), "cross-entropy")
+    return _LOSSES.get(configured(model, "problem_type"), "cross-entropy")
 
 
 def precision_of(model: nn.Module, autocast: str | None) -> str:
@@ -44,7 +44,7 @@ def dropout_of(model: nn.Module) -> dict[str, list[float]]:
     for module in model.modules():
         kind = type(module).__name__
         if "drop" in kind.lower():
-            found[kind.removeprefix(_prefix(kind))].add(float(_probability(module)))
+            found[kind.removeprefix(_prefix(kind))].add(_probability(module))
     settings = vision_config(model)
     for name, value in (settings.to_dict() if hasattr(settings, "to_dict") else {}).items():
         if "att" in name and "drop" in name and isinstance(value, int | float):
@@ -55,9 +55,8 @@ def dropout_of(model: nn.Module) -> dict[str, list[float]]:
 
 def _probability(module: nn.Module) -> float:
     """The probability of a module that drops; timm and transformers name it in two ways."""
-    value = getattr(module, "p", None)
-    value = getattr(module, "drop_prob", None) if value is None else value
-    return value if isinstance(value, int | float) else 0.0
+    found = stated(module, ("p", "drop_prob")).values()
+    return next((float(value) for value in found if isinstance(value, int | float)), 0.0)
 
 
 def _prefix(kind: str) -> str:
