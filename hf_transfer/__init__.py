@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from hf_transfer.architectures.layer_groups import LayerGroup
     from hf_transfer.architectures.lookup import list_wrappers, register_wrapper, select, wrap
     from hf_transfer.architectures.wrapper import ModelWrapper
-    from hf_transfer.data.loading import load as load_images
+    from hf_transfer.data.loading import load_images
     from hf_transfer.data.transforms import collate, eval_transform, train_transform
     from hf_transfer.diagnosis.running import diagnose
     from hf_transfer.errors import TransferError
@@ -90,8 +90,7 @@ _RETIRED_DOWNLOADER = frozenset({"download", "multipart_upload"})
 def __getattr__(name: str) -> Any:
     """Import a public name, or a submodule, when it is first used (PEP 562)."""
     if name in _HOME:
-        module = importlib.import_module(f"{__name__}.{_HOME[name]}")
-        return getattr(module, "load" if name == "load_images" else name)
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     if name == "recipes":
         return importlib.import_module(f"{__name__}.plans.recipes")
     if name in _RETIRED_DOWNLOADER:

@@ -66,10 +66,7 @@ def test_the_lists_of_names_agree() -> None:
     tree = ast.parse(Path(ht.__file__).read_text(encoding="utf-8"))
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]
     typed = {
-        alias.asname or alias.name: node.module
-        for node in block.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
+        alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
     }
     assert typed == {name: f"hf_transfer.{home}" for name, home in ht._HOME.items()} | {"recipes": "hf_transfer.plans"}
 

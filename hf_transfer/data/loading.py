@@ -1,4 +1,4 @@
-"""`load`: from the name of a data set to checked splits that are ready for training."""
+"""`load_images`: from the name of a data set to checked splits that are ready for training."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class _Split:
         return table if len(self.rows) == len(table) else table.select(self.rows)
 
 
-def load(
+def load_images(
     dataset: str,
     *,
     labels: str | None = None,
@@ -149,6 +149,10 @@ def load(
         pixel_range=pixel_range,
         pixels=described(_kinds(divided), pixel_range),
     )
+
+
+load = load_images
+"""The short name inside of the package, where it is clear what is loaded."""
 
 
 def _check_splits(raw: RawData, splits: Mapping[str, _Split], require_train: bool) -> None:
