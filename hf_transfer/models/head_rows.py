@@ -91,6 +91,7 @@ def with_labels(model: nn.Module, names: Sequence[str], rows: Mapping[int, int],
 
 def name_labels(config: Any, names: Sequence[str]) -> None:
     """Set the labels of a configuration, and with them the size of the head."""
+    config.num_labels = len(names)  # of PVT a field of its own, which does not follow from id2label
     config.id2label, config.label2id = dict(enumerate(names)), {name: index for index, name in enumerate(names)}
 
 

@@ -14,11 +14,13 @@ from hf_transfer.models.head_rows import match_rows
 from hf_transfer.models.loading import load_for_training
 from tests.helpers import tiny
 from tests.helpers.checkpoints import PRETRAINED_CFG
+from tests.helpers.every_transformers_class import make
 
 STORED = ("dog", "cat", "bird")
 FACTORIES = {
     "vit": tiny.vit,
     "mobilenet_v2": tiny.mobilenet_v2,
+    "pvt": lambda: make("PvtForImageClassification"),
     "timm": lambda: tiny.timm_wrapper("resnet18"),
 }
 
