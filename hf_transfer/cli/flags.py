@@ -79,7 +79,7 @@ class ModelOptions:
     )
     reset_head: bool = field(
         default=False,
-        metadata={"help": "Start with a new head even if the checkpoint's head has the same number of labels."},
+        metadata={"help": "Start with a new head even for labels that the checkpoint's head knows."},
     )
 
 

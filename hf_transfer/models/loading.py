@@ -72,15 +72,16 @@ def load_for_training(
 ) -> LoadedModel:
     """Load a pretrained classifier, fitted to the labels and images at hand.
 
-    Exactly the head is new where the number of labels is another one or the checkpoint has no head; everything else is
-    the checkpoint's, bit for bit. Saved, the result is an ordinary checkpoint.
+    The rows of the head follow the names of its labels (`models.head_rows`); those of labels that the checkpoint does
+    not know are new. What its configuration says of its own task and runtime is overridden (`models.base_settings`).
+    Everything else is the checkpoint's, bit for bit, in float32. Saved, the result is an ordinary checkpoint.
 
     Args:
         name: Hub id, local folder, or a bare name such as `timm:resnet18` or `transformers:vit`, which gives random
             weights and a warning.
         label_names: In the order of the class indices.
         revision: Branch, tag or commit of a Hub repository.
-        reset_head: Draw a new head even if the checkpoint has one with the same number of labels.
+        reset_head: Draw a new head even for labels that the checkpoint knows.
         seed: Seed for the new weights; the global random state is left as it was.
         image_size: Side of the images in pixels; None takes what the processor says.
         num_channels: 1 (grey), 3 or 4 (with opacity); None keeps the model's.
