@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from transfer_tasks import Task, load_lite0
 
 import hf_transfer as ht
@@ -17,6 +19,7 @@ from hf_transfer.features import LAST
 from hf_transfer.features.depths import layers_at_depths
 from hf_transfer.linear_probe.layer_choice import judge_layers
 from hf_transfer.linear_probe.solving import solve_head
+from hf_transfer.models.loading import LoadedModel
 from hf_transfer.solvers.joined import distinct, solve_joined
 
 PROBES = ("probe_last", "probe_best_depth", "probe_all_depths")
@@ -72,12 +75,23 @@ def run_probes(task: Task, names: tuple[str, ...] = PROBES) -> dict[str, dict[st
         pass over the training images, common to all, and what it computes on the features.
     """
     loaded = load_lite0(task.label_names, task.seed)
-    labels, test_labels = np.asarray(task.train["label"]), np.asarray(task.test["label"])
+    test_labels = np.asarray(task.test["label"])
+    return {
+        name: {"accuracy": float((scores.argmax(axis=1) == test_labels).mean())} | facts
+        for name, (scores, facts) in probe_scores(task, loaded, names).items()
+    }
+
+
+def probe_scores(
+    task: Task, loaded: LoadedModel, names: tuple[str, ...] = PROBES
+) -> dict[str, tuple[npt.NDArray[Any], dict[str, Any]]]:
+    """For each probe its scores of the test images, and CPU seconds and choices of its training."""
+    labels = np.asarray(task.train["label"])
     started = time.process_time()
     features = _features(loaded, task.train)
     extraction = time.process_time() - started
     tested = _features(loaded, task.test)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, tuple[npt.NDArray[Any], dict[str, Any]]] = {}
     for name in names:
         started = time.process_time()
         facts: dict[str, Any] = {}
@@ -93,11 +107,9 @@ def run_probes(task: Task, names: tuple[str, ...] = PROBES) -> dict[str, dict[st
         solved = solve_joined(
             [features[each] for each in layers], labels, classes=len(task.label_names), seed=task.seed
         )
-        cost = extraction + time.process_time() - started
-        scores = solved.head.scores(np.concatenate([tested[each] for each in layers], axis=1))
-        accuracy = float((scores.argmax(axis=1) == test_labels).mean())
+        facts["cpu_seconds"] = extraction + time.process_time() - started
         facts |= {"held_out_accuracy": solved.accuracy, "extraction_cpu_seconds": extraction}
-        found[name] = {"accuracy": accuracy, "cpu_seconds": cost} | facts
+        found[name] = (solved.head.scores(np.concatenate([tested[each] for each in layers], axis=1)), facts)
     return found
 
 
@@ -114,40 +126,63 @@ def run_fine_tuning(task: Task, settings: FineTuning, held_out: str = "test") ->
         first), number of steps, and the settings.
     """
     loaded = load_lite0(task.label_names, task.seed)
-    processor = loaded.processor
-    epochs = settings.length(len(task.train))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, facts = train(task, loaded, settings, folder)
+        images = getattr(task, held_out)
+        logits = trainer.predict(images.with_transform(eval_transform(loaded.processor))).predictions
+    accuracy = float((np.asarray(logits).argmax(axis=1) == np.asarray(images["label"])).mean())
+    return {"accuracy": accuracy} | facts
+
+
+def train(
+    task: Task,
+    loaded: LoadedModel,
+    settings: FineTuning,
+    folder: str,
+    started_from: Callable[[Any], list[Any]] | None = None,
+) -> tuple[ht.TransferTrainer, dict[str, Any]]:
+    """Solve the head, if the settings say so, and train.
+
+    Args:
+        task: Its training images alone are looked at.
+        loaded: Its model is trained in place.
+        settings: How.
+        folder: For the trainer's files.
+        started_from: Gets the model before the first step, and returns callbacks for the trainer.
+
+    Returns:
+        The trainer, and CPU seconds, number of steps and settings.
+    """
+    processor, epochs = loaded.processor, settings.length(len(task.train))
     phase = ht.Phase(
         "fine-tune", settings.train, epochs=epochs, learning_rate=settings.learning_rate, warmup=0.1,
         head_lr_ratio=settings.head_lr_ratio, layer_decay=settings.layer_decay, norm=settings.norm,
         lr_scheduler_type="cosine", average_from=settings.average_from,
     )  # fmt: skip
     plan = ht.TransferPlan((phase,), init="random" if settings.random_weights else "pretrained")
+    args = ht.TransferArguments(
+        folder, report_to="none", disable_tqdm=True, remove_unused_columns=False, save_strategy="no",
+        per_device_train_batch_size=settings.batch_size, per_device_eval_batch_size=64, logging_strategy="no",
+        weight_decay=settings.weight_decay, seed=task.seed, cache_views=settings.cache_views,
+        dataloader_pin_memory=False, use_cpu=True,
+    )  # fmt: skip
     facts: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        args = ht.TransferArguments(
-            folder, report_to="none", disable_tqdm=True, remove_unused_columns=False, save_strategy="no",
-            per_device_train_batch_size=settings.batch_size, per_device_eval_batch_size=64, logging_strategy="no",
-            weight_decay=settings.weight_decay, seed=task.seed, cache_views=settings.cache_views,
-            dataloader_pin_memory=False, use_cpu=True,
-        )  # fmt: skip
-        started = time.process_time()
-        if settings.solved_head:
-            known = task.train.with_transform(eval_transform(processor))
-            solution = solve_head(loaded.model, known, processor, cache=False, progress=False, seed=task.seed)
-            facts["head_cpu_seconds"] = time.process_time() - started
-            facts["head_accuracy"] = solution.solved.accuracy
-        trainer = ht.TransferTrainer(
-            loaded.model, args, plan=plan, data_collator=collate, processing_class=processor,
-            train_dataset=task.train.with_transform(train_transform(processor, settings.augmentation)),
-        )  # fmt: skip
-        trainer.train()
-        cost = time.process_time() - started
-        images = getattr(task, held_out)
-        logits = trainer.predict(images.with_transform(eval_transform(processor))).predictions
-    accuracy = float((np.asarray(logits).argmax(axis=1) == np.asarray(images["label"])).mean())
+    started = time.process_time()
+    if settings.solved_head:
+        known = task.train.with_transform(eval_transform(processor))
+        solution = solve_head(loaded.model, known, processor, cache=False, progress=False, seed=task.seed)
+        facts["head_cpu_seconds"] = time.process_time() - started
+        facts["head_accuracy"] = solution.solved.accuracy
+    trainer = ht.TransferTrainer(
+        loaded.model, args, plan=plan, data_collator=collate, processing_class=processor,
+        train_dataset=task.train.with_transform(train_transform(processor, settings.augmentation)),
+        callbacks=started_from(loaded.model) if started_from else None,
+    )  # fmt: skip
+    trainer.train()
+    facts["cpu_seconds"] = time.process_time() - started
     cached = [decision.used for decision in trainer.cache_decisions]
     facts |= {"steps": trainer.state.global_step, "epochs": epochs, "cached": cached, "settings": asdict(settings)}
-    return {"accuracy": accuracy, "cpu_seconds": cost} | facts
+    return trainer, facts
 
 
 def _features(loaded: Any, images: Any) -> dict[str, Any]:

@@ -67,13 +67,13 @@ def make_task(name: str, per_class: int, seed: int, animals: Path | None = None)
     elif animals is not None:
         arrays = np.load(animals)
         names = tuple(str(each) for each in arrays["names"])
-        pool = _encoded(arrays["train_images"], arrays["train_labels"], names)
-        test = _encoded(arrays["test_images"], arrays["test_labels"], names)
+        pool = encoded(arrays["train_images"], arrays["train_labels"], names)
+        test = encoded(arrays["test_images"], arrays["test_labels"], names)
     else:
         raise SystemExit("The animals need --animals FILE.npz.")
-    chosen, rest = _stratified(pool["label"], per_class, seed)
-    held_out = _stratified([pool["label"][row] for row in rest], _VALIDATION_IMAGES, _FIXED_SEED)[0]
-    tested = _stratified(test["label"], _TEST_IMAGES, _FIXED_SEED)[0]
+    chosen, rest = stratified(pool["label"], per_class, seed)
+    held_out = stratified([pool["label"][row] for row in rest], _VALIDATION_IMAGES, _FIXED_SEED)[0]
+    tested = stratified(test["label"], _TEST_IMAGES, _FIXED_SEED)[0]
     validation = pool.select([rest[row] for row in held_out])
     return Task(name, per_class, seed, pool.select(chosen), validation, test.select(tested), names)
 
@@ -85,7 +85,7 @@ def load_lite0(label_names: tuple[str, ...], seed: int) -> LoadedModel:
         return load_for_training(str(checkpoint), label_names, image_size=IMAGE_SIZE, seed=seed)
 
 
-def _stratified(labels: Any, per_class: int, seed: int) -> tuple[list[int], list[int]]:
+def stratified(labels: Any, per_class: int, seed: int) -> tuple[list[int], list[int]]:
     """Rows of `per_class` images of each class, shuffled, and all others."""
     labels = np.asarray(labels)
     generator = np.random.default_rng(seed)
@@ -96,9 +96,10 @@ def _stratified(labels: Any, per_class: int, seed: int) -> tuple[list[int], list
     return generator.permutation(chosen).tolist(), rest.tolist()
 
 
-def _encoded(images: Any, labels: Any, names: tuple[str, ...]) -> datasets.Dataset:
+def encoded(images: Any, labels: Any, names: tuple[str, ...]) -> datasets.Dataset:
+    """Pixels as PNG files, as a data set of images has them."""
     features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=names)})
-    rows = {"image": [{"bytes": _png(each), "path": None} for each in images], "label": labels.tolist()}
+    rows = {"image": [{"bytes": _png(each), "path": None} for each in images], "label": np.asarray(labels).tolist()}
     return datasets.Dataset.from_dict(rows, features)
 
 
