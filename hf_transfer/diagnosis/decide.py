@@ -37,15 +37,15 @@ class Decision:
 
     Attributes:
         scenario: CS231n's case: 1 small and similar, 2 large and similar, 3 small and different, 4 large and
-            different; "undecided" where the measurements do not tell whether the data are similar.
+            different; "undecided" where the measurements do not tell size or similarity.
         chosen: The candidate.
         plan: What `TransferTrainer` or `LinearProbeTrainer` would do.
         reasons: Sentences with the numbers that the decision rests on.
         warnings: What was noticed in the data that makes a result worse, or look better than it is.
         rejected: The other candidates.
         candidates: All, the chosen one among them.
-        settled: Whether the measurements alone decide: the scenario is known, and the cheapest candidate that may be
-            the best is also the one expected to be. Otherwise trials would tell more.
+        settled: Whether measurements alone decide: the cheapest candidate that may be the best is also the one
+            expected to be, was measured, and no assumption speaks for another. Otherwise trials would tell more.
         prefer: As asked.
         allow_probe_file: As asked.
     """
@@ -172,7 +172,7 @@ def decide(measurements: Measurements, prefer: Prefer = "balanced", allow_probe_
         warnings=reasons.warnings(measurements),
         rejected=_rejections(found, chosen, prefer, allow_probe_file),
         candidates=found,
-        settled=_is_settled(measurements, found, allow_probe_file),
+        settled=_is_settled(found, allow_probe_file),
         prefer=prefer,
         allow_probe_file=allow_probe_file,
     )
@@ -191,9 +191,12 @@ def choose(found: Sequence[Candidate], prefer: Prefer, allow_probe_file: bool = 
     return next(each for each in allowed if is_near(each, best, ERRORS_ALLOWED[prefer]))
 
 
-def _is_settled(measurements: Measurements, found: Sequence[Candidate], allow_probe_file: bool) -> bool:
-    same = choose(found, "fast", allow_probe_file) == choose(found, "best", allow_probe_file)
-    return same and rules.scenario(measurements) != rules.UNDECIDED
+def _is_settled(found: Sequence[Candidate], allow_probe_file: bool) -> bool:
+    chosen = choose(found, "best", allow_probe_file)
+    if choose(found, "fast", allow_probe_file) != chosen or not chosen.measured:
+        return False
+    assumed = any(not each.measured for each in found if each.native or allow_probe_file)
+    return chosen.accuracy == 1 or not assumed
 
 
 def _rejections(

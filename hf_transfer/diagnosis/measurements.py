@@ -147,6 +147,7 @@ class Measurements:
     pretrained: bool = True
     seed: int = 0
     twin_sample: int = 0
+    metric: str = "accuracy"
 
     def __post_init__(self) -> None:
         if self.classes < 2 or self.images < self.sample or self.sample < self.classes:

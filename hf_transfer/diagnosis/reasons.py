@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hf_transfer.diagnosis import rules
-from hf_transfer.diagnosis.candidates import Candidate, best_candidate, difference_error
-from hf_transfer.diagnosis.measurements import ALL, LAST, LayerMeasurement, MeasuredInterval, Measurements
+from hf_transfer.diagnosis import findings, rules
+from hf_transfer.diagnosis.candidates import Candidate, best_candidate
+from hf_transfer.diagnosis.measurements import LAST, Measurements
+from hf_transfer.diagnosis.tables import gain_in_words
+from hf_transfer.evaluation.tables import metric_name
 
 _ALLOWANCE = {
     "fast": "the cheapest that is within two standard errors of the best",
     "balanced": "the cheapest that is within one standard error of the best",
     "best": "the one expected to be the best",
 }
+_SIZES = {True: "large", False: "small", None: "neither surely small nor surely large"}
 _UNEVEN = 5.0
 """From this ratio of the largest to the smallest class on, accuracy says little of the smallest."""
 _NOISY = 0.02
@@ -29,8 +32,18 @@ def reasons(measurements: Measurements, found: Sequence[Candidate], chosen: Cand
         chosen: One of them.
         prefer: See `hf_transfer.diagnosis.decide`.
     """
-    sentences = [_size(measurements), _similarity(measurements), _depth(measurements), _choice(found, chosen, prefer)]
+    sentences = [
+        _size(measurements),
+        _similarity(measurements),
+        _depth(measurements),
+        _choice(measurements, found, chosen, prefer),
+    ]
     return tuple(each for each in (*sentences, _out_of_reach(found, chosen)) if each)
+
+
+def _with_article(m: Measurements) -> str:
+    name = metric_name(m.metric)
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def points(difference: float) -> str:
@@ -40,75 +53,70 @@ def points(difference: float) -> str:
 
 
 def _size(m: Measurements) -> str:
-    counted = f"{m.images:,} images, {m.images_per_class:,.3g} of each class"
-    found = []
-    if m.slope is not None:
-        verb = "loses" if m.slope.value >= 0 else "gains"
-        found.append(f"with twice the images a linear classifier {verb} {_share(m.slope)} of its errors")
-    found.append(f"it is {points(m.gap)} {'better' if m.gap >= 0 else 'worse'} on the images it was fitted to")
-    verdict = "large" if rules.is_large(m) else "small"
+    counted = f"Size: {findings.images(m).value}. So the data are {_SIZES[rules.is_large(m)]}"
     if m.images_per_class < rules.SMALL_PER_CLASS:
-        because = f"fewer than {rules.SMALL_PER_CLASS:g} of each class"
-    elif m.images >= rules.LARGE_IMAGES:
-        because = f"at least {rules.LARGE_IMAGES:,}"
-    elif verdict == "large":
-        because = "more images would hardly help a linear classifier"
-    else:
-        because = "more images would help a linear classifier"
-    return f"Size: {counted}; {', and '.join(found)}. So the data are {verdict}: {because}."
+        return f"{counted}: fewer than {rules.SMALL_PER_CLASS:g} of each class in the mean."
+    if m.images < rules.SMALL_IMAGES:
+        return f"{counted}: fewer than {rules.SMALL_IMAGES:,} in all."
+    if m.images >= rules.LARGE_IMAGES:
+        return f"{counted}: at least {rules.LARGE_IMAGES:,}."
+    slope = findings.slope(m)
+    changed = "" if slope is None else f"twice the images change the errors of a linear classifier by {slope}, and "
+    return f"{counted}: {changed}it is better on the images it was fitted to by {findings.gap(m)}."
 
 
 def _similarity(m: Measurements) -> str:
-    last = m.layer(LAST).accuracy
-    gain = m.gain_over_random
-    if not m.pretrained or gain is None:
+    last, best, saved = findings.twin_last(m), findings.twin_best(m), findings.saved(m)
+    if not m.pretrained or last is None or saved is None:
+        why = "no random twin to compare with" if m.pretrained else "no pretrained weights, so that it has no meaning"
         return (
-            f"Similarity: the model has no pretrained weights, so that similarity has no meaning; a linear classifier "
-            f"on its random features has an accuracy of {last:.3f}."
+            f"Similarity: {why}; a linear classifier on the last layer has "
+            f"{_with_article(m)} of {m.layer(LAST).accuracy:.3f}."
         )
-    verb = "more" if gain.value < 0 else "fewer"
+    over = "" if best is None else f", on the best layer of the same network with random weights {best}"
     compared = (
-        f"a linear classifier on the last layer has an accuracy of {last:.3f} and {_share(gain)} {verb} "
-        "errors than on the best layer of the same network with random weights"
+        f"a linear classifier has {_with_article(m)} of {last} ({last.title}){over}; change of the errors: {saved}"
     )
     similar = rules.is_similar(m)
     if similar is None:
         return f"Similarity: {compared}. That does not tell whether the data are similar to the pretraining."
     if similar:
         return f"Similarity: {compared}. So the data are similar to the pretraining."
-    worse = "" if gain.high <= 0 else ", and it is surely worse than an earlier one"
+    assert m.gain_over_random is not None
+    worse = "" if m.gain_over_random.high <= 0 else "; the last layer is surely worse than an earlier one"
     return f"Similarity: {compared}{worse}. So the data are different from the pretraining."
 
 
 def _depth(m: Measurements) -> str:
-    earlier = _best_earlier(m)
+    earlier, allowed = findings.best_earlier(m), findings.depth(m)
     if earlier is None:
         return ""
-    last = m.layer(LAST)
-    gain = m.gain_of_earlier
-    difference = last.behind_best - earlier.behind_best if gain is None else gain.value
-    how = "more" if difference > 0 else "less"
-    between = "" if gain is None else f" (95 % interval {_signed(gain.low)} to {_signed(gain.high)})"
-    text = f"Depth: the best earlier layer is {earlier.layer} with {earlier.accuracy:.3f}, {points(difference)} {how}"
-    return f"{text} than the last{between}."
+    text = f"Depth: the best earlier layer is {earlier.layer} with {earlier.accuracy:.3f}; the last has "
+    text += f"{m.layer(LAST).accuracy:.3f}"
+    if allowed is None or m.gain_of_earlier is None:
+        return f"{text}."
+    low, high = m.gain_of_earlier.low, m.gain_of_earlier.high
+    verdict = "surely better" if low > 0 else "surely worse" if high < 0 else "not surely better or worse"
+    return f"{text}. Judged by other images than it was chosen by, it is {verdict} than the last: by {allowed}."
 
 
-def _choice(found: Sequence[Candidate], chosen: Candidate, prefer: str) -> str:
-    best = best_candidate([each for each in found if each.native or each == chosen])
-    how = "measured" if chosen.measured else "expected"
-    text = f"Choice: {chosen.name}, {chosen.accuracy:.3f} {how}; of all candidates it is {_ALLOWANCE[prefer]}"
+def _choice(m: Measurements, found: Sequence[Candidate], chosen: Candidate, prefer: str) -> str:
     if chosen.recipe == "from_scratch":
         return f"Choice: {chosen.name}, since there are no pretrained layers to keep."
-    if best != chosen:
-        error = difference_error(best, chosen)
-        text += (
-            f": {best.name} is {'measured' if best.measured else 'expected'} to be {points(best.gain - chosen.gain)} "
+    best = best_candidate([each for each in found if each.native or each == chosen])
+    text = f"Choice: {chosen.name}, {_expectation(chosen, m)}; of all candidates it is {_ALLOWANCE[prefer]}"
+    return f"{text}." if best == chosen else f"{text}: {best.name}, {_expectation(best, m)}."
+
+
+def _expectation(candidate: Candidate, m: Measurements) -> str:
+    name = metric_name(m.metric)
+    if candidate.measured:
+        text = f"{name} {candidate.accuracy:.3f} measured"
+        return (
+            text if candidate.layer == LAST else f"{text} ({gain_in_words(candidate)} points against the last layer)"
         )
-        text += f"better, with a standard error of {points(error)}"
-    elif not chosen.measured:
-        text += f", {points(chosen.gain)} above the linear classifier on the last layer"
-        text += f" (an assumption, with a standard error of {points(chosen.gain_error)})"
-    return f"{text}."
+    gain = f"{gain_in_words(candidate)} points against the last layer"
+    return f"{name} {candidate.accuracy:.3f} assumed ({gain}; not measured)"
 
 
 def _out_of_reach(found: Sequence[Candidate], chosen: Candidate) -> str:
@@ -142,8 +150,9 @@ def warnings(measurements: Measurements) -> tuple[str, ...]:
     counts = [count for count in data.class_counts.values() if count]
     if counts and max(counts) >= _UNEVEN * min(counts):
         found.append(
-            f"The largest class has {max(counts):,} images, the smallest {min(counts):,}: look at macro F1, not at "
-            "accuracy alone."
+            f"The largest class has {max(counts):,} images, the smallest {min(counts):,}: a classifier that always "
+            f"names the largest has an accuracy of {max(counts) / sum(counts):.3f}. Look at balanced accuracy and "
+            "macro F1, too."
         )
     if data.small_images > _MANY:
         found.append(
@@ -153,20 +162,3 @@ def warnings(measurements: Measurements) -> tuple[str, ...]:
     if data.grey_images > _MANY:
         found.append(f"{data.grey_images:.0%} of the images have no colour; the model was made for colour.")
     return tuple(found)
-
-
-def _best_earlier(m: Measurements) -> LayerMeasurement | None:
-    earlier = [each for each in m.layers if each.layer not in (LAST, ALL)]
-    return min(earlier, key=lambda each: (each.behind_best, each.layer)) if earlier else None
-
-
-def _share(interval: MeasuredInterval) -> str:
-    """A share and its interval; the sign is told by the words around it."""
-    value, low, high = (100 * each for each in (interval.value, interval.low, interval.high))
-    if value < 0:
-        value, low, high = -value, -high, -low
-    return f"{value:.0f} % (95 % interval {low:.0f} to {high:.0f} %)"
-
-
-def _signed(difference: float) -> str:
-    return f"{100 * difference:+.1f}"

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from hf_transfer.diagnosis import rules
+from hf_transfer.diagnosis import rules, tables
 from hf_transfer.diagnosis.decide import Decision, Scenario
-from hf_transfer.diagnosis.measurements import ALL, LayerMeasurement, Measurements
+from hf_transfer.diagnosis.measurements import Measurements
 from hf_transfer.diagnosis.trials import Trials
 from hf_transfer.errors import ArgumentError, OutputError
-from hf_transfer.figures.accuracy_by_depth import accuracy_by_depth, short_names
-from hf_transfer.figures.style import shortened
+from hf_transfer.figures.accuracy_by_depth import accuracy_by_depth
 from hf_transfer.plans.plan import TransferPlan
 from hf_transfer.utils.clock import rough_duration
 from hf_transfer.utils.files import write_atomically
-
-_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -120,29 +111,20 @@ class Diagnosis:
 
     def heading(self) -> str:
         """The scenario and the recipe, in a line."""
-        return f"{scenario_title(self.scenario)}; recipe: {self.decision.chosen.name} ({self.recipe})"
+        title = scenario_title(self.scenario)
+        if self.scenario == rules.UNDECIDED:
+            title += f": {rules.what_is_known(self.evidence)}"
+        return f"{title}; recipe: {self.decision.chosen.name} ({self.recipe})"
 
     def table(self) -> str:
-        """Accuracy by layer, for a terminal."""
-        table = Table(box=box.SIMPLE_HEAD)
-        table.add_column("layer", no_wrap=True)
-        for column in ("features", "accuracy", "fitted", "random", "behind best", "checkpoint"):
-            table.add_column(column, justify="right", no_wrap=True)
-        names = short_names([layer.layer for layer in self.evidence.layers])
-        for name, layer in zip(names, self.evidence.layers, strict=True):
-            table.add_row(Text(shortened(name, 28, keep_end=True)), *_row(layer))
-        console = Console(file=io.StringIO(), width=_WIDTH, highlight=False, color_system=None)
-        console.print(table)
-        note = (
-            f"Accuracy on {self.evidence.sample:,} images: {self.evidence.estimate}, with standard errors; fitted: on "
-            "the images it was fitted to; random: with random weights. Behind best: in points."
-        )
-        return f"{_text_of(console)}\n{note}"
+        """Scores by layer, and what else was measured, for a terminal."""
+        return f"{tables.layers_table(self.evidence)}\n{tables.findings_table(self.evidence)}"
 
     def description(self) -> str:
-        """Table, reasons, warnings, trials and the cost, as text."""
+        """Tables, reasons, warnings, trials and the cost, as text."""
         decision = self.decision
-        parts = [self.table(), *(f"- {each}" for each in decision.reasons)]
+        candidates = tables.candidates_table(decision.candidates, self.evidence.metric)
+        parts = [self.table(), candidates, *(f"- {each}" for each in decision.reasons)]
         parts += [f"! {each}" for each in decision.warnings]
         if self.trials is not None:
             parts.append(self.trials.table())
@@ -156,21 +138,3 @@ def scenario_title(scenario: Scenario) -> str:
     if scenario == rules.UNDECIDED:
         return "Scenario undecided"
     return f"Scenario {scenario}: {rules.SCENARIOS[scenario]}"
-
-
-def _row(layer: LayerMeasurement) -> tuple[str, ...]:
-    random = "" if layer.random_accuracy is None else f"{layer.random_accuracy:.3f}"
-    behind = f"{100 * layer.behind_best:.1f} \N{PLUS-MINUS SIGN} {100 * layer.behind_best_error:.1f}"
-    return (
-        f"{layer.channels:,}",
-        f"{layer.accuracy:.3f} \N{PLUS-MINUS SIGN} {layer.standard_error:.3f}",
-        f"{layer.train_accuracy:.3f}",
-        random,
-        behind,
-        "ordinary" if layer.native and layer.layer != ALL else "probe file",
-    )
-
-
-def _text_of(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().strip("\n").splitlines())

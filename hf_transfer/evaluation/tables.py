@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 METRIC_TITLES: Mapping[str, str] = MappingProxyType(
     {
         "accuracy": "Accuracy",
+        "balanced_accuracy": "Balanced accuracy",
         "top5_accuracy": "Top-5 accuracy",
         "macro_f1": "Macro F1",
         "log_loss": "Log loss",
@@ -31,6 +32,12 @@ FULL_TABLE_CLASSES = 50
 """Up to this number of classes tables show every class."""
 SHOWN_AT_EACH_END = 10
 _WIDTH = 100
+
+
+def metric_name(metric: str) -> str:
+    """What a metric is called within a sentence."""
+    title = METRIC_TITLES.get(metric, metric)
+    return title[:1].lower() + title[1:]
 
 
 def metrics_table(report: EvaluationReport) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_transfer.evaluation.tables import METRIC_TITLES
 from hf_transfer.figures.style import BLUE, GREEN, INK, ORANGE, new_figure, shortened
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ def accuracy_by_depth(measurements: Mapping[str, Any], path: Path, chosen: str |
     """Draw the held-out accuracy of a linear classifier on each layer, from input to output.
 
     Args:
-        measurements: What was measured, as plain data: "layers", "pretrained", "sample", "classes".
+        measurements: What was measured, as plain data: "layers", "pretrained", "sample", "classes", and where known
+            "metric" and "data".
         path: The PNG file to write.
         chosen: The layer that the chosen recipe's head reads; it is marked. None marks nothing.
 
@@ -46,9 +48,7 @@ def accuracy_by_depth(measurements: Mapping[str, Any], path: Path, chosen: str |
                 joined["accuracy"], color=INK, linewidth=0.9, linestyle=(0, (4, 3)), label="all layers joined"
             )
         _mark(axes, layers, chosen)
-        axes.axhline(
-            1 / measurements["classes"], color="#aaaaaa", linewidth=0.9, linestyle=(0, (1, 2)), label="chance"
-        )
+        axes.axhline(_chance(measurements), color="#aaaaaa", linewidth=0.9, linestyle=(0, (1, 2)), label="chance")
         names = [shortened(name, 22, keep_end=True) for name in short_names([each["layer"] for each in layers])]
         turned: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(layers) > 5 else {}
         axes.set_xticks(range(len(layers)), names, **turned)
@@ -56,9 +56,18 @@ def accuracy_by_depth(measurements: Mapping[str, Any], path: Path, chosen: str |
         axes.set_ylim(0, 1)
         axes.grid(True, axis="y")
         axes.set_axisbelow(True)
-        axes.set_title(f"Accuracy by depth, {sample:,} images held out in turn (bands: 95 %)")
+        title = METRIC_TITLES.get(measurements.get("metric", "accuracy"), "Accuracy")
+        axes.set_title(f"{title} by depth, {sample:,} images held out in turn (bands: 95 %)")
         figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return path
+
+
+def _chance(measurements: Mapping[str, Any]) -> float:
+    """What a classifier has that always names the largest class."""
+    counts = list((measurements.get("data") or {}).get("class_counts", {}).values())
+    if not counts or measurements.get("metric", "accuracy") != "accuracy":
+        return 1 / float(measurements["classes"])
+    return float(max(counts) / sum(counts))
 
 
 def short_names(layers: Sequence[str]) -> list[str]:

@@ -58,8 +58,8 @@ def test_undecided_is_tried_if_there_is_time(budget: Any, tried: bool, monkeypat
 
 
 def test_what_is_settled_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where fast and best agree a budget is not touched."""
-    evidence = measured(per_class=5, last=0.999, earlier=(-0.5, 0.001))
+    """Where nothing is left to gain a budget is not touched."""
+    evidence = measured(per_class=5, last=1.0, earlier=(-0.5, 0.001))
     assert decide(evidence).settled
     measuring(monkeypatch, evidence)
     monkeypatch.setattr(running, "TrialRuns", Fake)
