@@ -24,14 +24,15 @@ _UPPER_LIMITS = {"macro_f1": 1.0, "log_loss": np.inf, "ece": 1.0, "brier_score":
 Interval = tuple[float, float]
 
 
-def wilson_interval(hits: int, n: int) -> Interval:
+def wilson_interval(hits: float, n: float, confidence: float = CONFIDENCE) -> Interval:
     """Wilson's score interval of a share, which keeps its coverage near 0 and 1 and for few images.
 
     Args:
-        hits: Number of successes.
-        n: Number of trials, at least one.
+        hits: Number of successes; with weights the effective one.
+        n: Number of trials, above 0.
+        confidence: In how many of all cases it holds the truth.
     """
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
     share, spread = hits / n, z * z / n
     centre = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * (share * (1 - share) / n + spread / (4 * n)) ** 0.5
