@@ -4,9 +4,10 @@
     python benchmarks/grid.py --packages FOLDER --files            # what FOLDER must hold, and how to get it
 
 One JSON line for each candidate that has run; what is there is skipped, so that it can be stopped at any time. The
-order is a fractional design: early on each data set, size and network comes once with each other in turn, the probes
-everywhere, then the trainings from cheap to dear; then the rest; then more seeds where the best two of a case are
-within two points. 96 pixels, one thread. CPU seconds are of the training, with the head's features; not of the test.
+order is a fractional design: first the small cases of a Latin square of data sets, sizes and networks, with the probes
+and three trainings; then the probes everywhere; then the other trainings of the square, and the rest; then more seeds
+where the best two of a case are within two points. 96 pixels, one thread. CPU seconds are of the training, with the
+head's features, and not of the test.
 """
 
 from __future__ import annotations
@@ -81,16 +82,11 @@ def jobs(rows: list[Row]) -> Iterator[Job]:
     first = cases[: len(cases) // len(NETWORKS)]
     small = [case for case in first if case[1] * DATA_SETS[case[0]].classes <= SMALL]
     others = [case for case in first if case not in small] + cases[len(first) :]
-    passes = (
-        (small, (PROBE_JOB, *_FIRST[:3])),
-        (others, (PROBE_JOB,)),
-        (first, _FIRST),
-        (others, _FIRST),
-    )
-    for part, names in passes:
+    passes = [(small, name) for name in (PROBE_JOB, *_FIRST[:3])] + [(others, PROBE_JOB)]
+    passes += [(first, name) for name in _FIRST] + [(others, name) for name in _FIRST]
+    for part, job in passes:
         for case in part:
-            for job in names:
-                yield Job(*case, seed=0, job=job)
+            yield Job(*case, seed=0, job=job)
     for seed in SEEDS[1:]:
         for case in cases:
             for candidate in near(rows, case):

@@ -89,13 +89,14 @@ def run_training(task: Task, loaded: LoadedModel, settings: FineTuning) -> dict[
     model, labels = trainer.model, np.asarray(task.test["label"])
     pixels = _pixels(task, loaded)
 
-    def judged(weights: Weights) -> dict[str, Any]:
+    def judged(weights: Weights, with_right: bool = False) -> dict[str, Any]:
         _put(model, weights)
-        return metrics(_scores(model, pixels), labels)
+        found = metrics(_scores(model, pixels), labels)
+        return {name: value for name, value in found.items() if with_right or name != "right"}
 
     end = _weights(model)
     by_epoch = {epoch: judged(weights) for epoch, weights in way.by_epoch.items()}
-    found: dict[str, Any] = {"test": judged(end), "by_epoch": by_epoch, "mean": judged(way.mean)}
+    found: dict[str, Any] = {"test": judged(end, True), "by_epoch": by_epoch, "mean": judged(way.mean)}
     if settings.solved_head:
         found["mixtures"] = {
             share: judged({name: torch.lerp(way.start[name], weight, share) for name, weight in end.items()})
