@@ -55,12 +55,16 @@ class Terminal:
             self.text(f"{len(data.skipped)} images could not be read and are skipped: {first}{more}.")
 
     def results(self, reports: Sequence[EvaluationReport]) -> None:
-        """Print the metrics of each split."""
+        """Print the metrics of each split, and whether they mean nothing."""
+        from hf_transfer.evaluation.collapse import collapse
         from hf_transfer.evaluation.tables import metrics_table
 
         for report in reports:
             self.heading("Evaluation")
             self.text(metrics_table(report))
+            said = collapse(report)
+            if said is not None:
+                self.text(f"! {said}")
 
     def files(self, folder: Path, needs_us: bool = False) -> None:
         """Print where the results are and how to load the model; a probe file needs hf_transfer."""

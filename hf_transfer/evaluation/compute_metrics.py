@@ -27,9 +27,9 @@ def make_compute_metrics(
 ) -> Callable[[EvalPrediction], dict[str, float]]:
     """Make the `compute_metrics` of a Trainer: cheap scalars, no bootstrap.
 
-    It returns accuracy, top5_accuracy (more than five classes only), macro_f1, log_loss and ece, as defined in
-    `hf_transfer.evaluation.scores`. Trainer gathers the logits of all ranks before it calls this function, so that
-    every rank has the metrics of the whole split.
+    It returns accuracy, balanced_accuracy, top5_accuracy (more than five classes only), macro_f1, log_loss and ece, as
+    defined in `hf_transfer.evaluation.scores`. Trainer gathers the logits of all ranks before it calls this function,
+    so that every rank has the metrics of the whole split.
 
     Args:
         label_names: One name for each class, in the order of the logits.

@@ -13,13 +13,13 @@ from statistics import NormalDist
 
 import numpy as np
 
-from hf_transfer.evaluation.scores import SCALARS, FloatArray, ImageScores, IntArray, ece_of_sorted
+from hf_transfer.evaluation.scores import SCALARS, FloatArray, ImageScores, IntArray, balanced_accuracy, ece_of_sorted
 
 CONFIDENCE = 0.95
 _RESAMPLES = 1000
 _FEWEST_RESAMPLES = 200
 _MOST_DRAWS = 100_000_000
-_UPPER_LIMITS = {"macro_f1": 1.0, "log_loss": np.inf, "ece": 1.0, "brier_score": 2.0}
+_UPPER_LIMITS = {"balanced_accuracy": 1.0, "macro_f1": 1.0, "log_loss": np.inf, "ece": 1.0, "brier_score": 2.0}
 
 Interval = tuple[float, float]
 
@@ -46,7 +46,7 @@ def resample_count(n: int) -> int:
 
 
 def bootstrap_intervals(scores: ImageScores, seed: int = 0) -> dict[str, Interval]:
-    """Basic bootstrap intervals of macro F1, log loss, ECE and Brier score.
+    """Basic bootstrap intervals of balanced accuracy, macro F1, log loss, ECE and Brier score.
 
     Args:
         scores: At least one image.
@@ -69,6 +69,7 @@ def _resampled(scores: ImageScores, chosen: IntArray) -> dict[str, float]:
     """The metrics of the images at `chosen`, which are sorted, as are `scores` by confidence."""
     sample = scores.take(chosen)
     return {
+        "balanced_accuracy": balanced_accuracy(sample),
         "macro_f1": _macro_f1(sample),
         "log_loss": float(sample.losses.mean()),
         "ece": ece_of_sorted(sample.confidences, sample.correct),

@@ -25,7 +25,16 @@ from datasets import Features, List, Value
 
 from hf_transfer.evaluation.scores import SCALARS, scalar_names, score_images
 
-__all__ = ["Accuracy", "BrierScore", "ClassificationScores", "Ece", "LogLoss", "MacroF1", "Top5Accuracy"]
+__all__ = [
+    "Accuracy",
+    "BalancedAccuracy",
+    "BrierScore",
+    "ClassificationScores",
+    "Ece",
+    "LogLoss",
+    "MacroF1",
+    "Top5Accuracy",
+]
 
 _INPUTS = """
 Args:
@@ -59,6 +68,12 @@ class Accuracy(ClassificationScores):
     """Share of the images whose prediction is right."""
 
     score_names = ("accuracy",)
+
+
+class BalancedAccuracy(ClassificationScores):
+    """Mean over the classes of the share of their images whose prediction is right."""
+
+    score_names = ("balanced_accuracy",)
 
 
 class Top5Accuracy(ClassificationScores):

@@ -55,8 +55,8 @@ class EvaluationReport:
         split: Name of the split, such as "validation".
         n: Number of images.
         label_names: Class names in the order of the logits.
-        metrics: By name: "accuracy", "top5_accuracy" (more than five classes only), "macro_f1", "log_loss", "ece",
-            "brier_score"; the conventions stand at the head of `hf_transfer.evaluation.scores`.
+        metrics: By name: "accuracy", "balanced_accuracy", "top5_accuracy" (more than five classes only), "macro_f1",
+            "log_loss", "ece", "brier_score"; the conventions stand at the head of `hf_transfer.evaluation.scores`.
         per_class: One entry for each class, in the order of `label_names`.
         confusion: Counts of images `(true class, predicted class)`.
         worst_confusions: The ten most frequent mistakes, most frequent first.

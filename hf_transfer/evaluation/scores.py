@@ -2,6 +2,8 @@
 
 Conventions:
     * Prediction: the class of the largest logit, the first of them in a tie. Confidence: its softmax probability.
+    * Balanced accuracy: the unweighted mean over the classes that occur in the references of the share of their images
+      whose prediction is right.
     * Macro F1: the unweighted mean over the classes that occur in the references. A class without references has no
       recall; images wrongly given to it still count as misses of their own class.
     * Log loss: mean cross-entropy in nats, from the logits themselves, so that a confident error is not clipped. A
@@ -192,6 +194,13 @@ def accuracy(scores: ImageScores) -> float:
     return float(scores.correct.mean())
 
 
+def balanced_accuracy(scores: ImageScores) -> float:
+    """Mean over the classes that occur in the references of the share of their images that are right."""
+    actual = np.bincount(scores.labels, minlength=scores.classes)
+    hits = np.bincount(scores.labels[scores.correct], minlength=scores.classes)
+    return float(np.mean(hits[actual > 0] / actual[actual > 0]))
+
+
 def top5_accuracy(scores: ImageScores) -> float:
     """Share of the images whose true class is among the five largest logits."""
     return 1.0 if scores.in_top5 is None else float(scores.in_top5.mean())
@@ -234,6 +243,7 @@ def ece_of_sorted(confidences: FloatArray, correct: BoolArray) -> float:
 SCALARS: Mapping[str, Callable[[ImageScores], float]] = MappingProxyType(
     {
         "accuracy": accuracy,
+        "balanced_accuracy": balanced_accuracy,
         "top5_accuracy": top5_accuracy,
         "macro_f1": macro_f1,
         "log_loss": log_loss,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_transfer.evaluation import EvaluationReport
+from hf_transfer.evaluation.collapse import collapse
 from hf_transfer.evaluation.tables import FULL_TABLE_CLASSES, worst_and_best
 from hf_transfer.reporting import facts
 from hf_transfer.reporting.base_model import initial_weights
@@ -142,12 +143,18 @@ def _report(report: EvaluationReport) -> str | None:
     classes, mistakes = _class_table(report), facts.confusions(report)
     return paragraphs(
         f"### {escape(report.split)}: {report.n:,} images",
+        _said_nothing(report),
         _metric_table(report),
         f"#### {_class_table_title(report)}" if classes else None,
         classes,
         "#### Most frequent mistakes" if mistakes else None,
         table(facts.CONFUSION_HEADERS, mistakes, text_columns=2) if mistakes else None,
     )
+
+
+def _said_nothing(report: EvaluationReport) -> str | None:
+    found = collapse(report)
+    return None if found is None else f"**{escape(found)}**"
 
 
 def _metric_table(report: EvaluationReport) -> str | None:

@@ -12,6 +12,7 @@ import jinja2
 
 from hf_transfer.errors import OutputError
 from hf_transfer.evaluation import EvaluationReport
+from hf_transfer.evaluation.collapse import collapse
 from hf_transfer.evaluation.tables import FULL_TABLE_CLASSES, SHOWN_AT_EACH_END, worst_and_best
 from hf_transfer.figures.alt_text import ALT_TEXT
 from hf_transfer.reporting import facts, training_facts
@@ -112,6 +113,7 @@ def _evaluation(report: EvaluationReport) -> dict[str, Any]:
         "split": report.split,
         "n": f"{report.n:,}",
         "metrics": facts.metrics(report),
+        "collapse": collapse(report),
         "class_tables": ends if shortened else [("Classes", every)],
         "all_classes": every if shortened else [],
         "confusions": facts.confusions(report),

@@ -128,7 +128,9 @@ def test_bootstrap_agrees_with_plain_resampling() -> None:
     logits, labels = made_up(120, 4, 1.0)
     scores = score_images(logits, labels)
     generator = np.random.default_rng(11)
-    draws: dict[str, list[float]] = {name: [] for name in ("macro_f1", "log_loss", "ece", "brier_score")}
+    draws: dict[str, list[float]] = {
+        name: [] for name in ("balanced_accuracy", "macro_f1", "log_loss", "ece", "brier_score")
+    }
     for _ in range(600):
         chosen = generator.integers(120, size=120)
         sample = score_images(logits[chosen], labels[chosen])
@@ -153,7 +155,8 @@ def test_bootstrap_is_reproducible_and_bounded() -> None:
 def test_report_holds_every_metric_with_an_interval_around_it() -> None:
     """Each metric lies in its own interval, which narrows with more images."""
     small, large = (evaluate_predictions(*made_up(n), names(8), "test") for n in (60, 3000))
-    assert tuple(small.metrics) == ("accuracy", "top5_accuracy", "macro_f1", "log_loss", "ece", "brier_score")
+    rest = ("macro_f1", "log_loss", "ece", "brier_score")
+    assert tuple(small.metrics) == ("accuracy", "balanced_accuracy", "top5_accuracy", *rest)
     for name, metric in small.metrics.items():
         other = large.metrics[name]
         assert metric.low is not None and metric.high is not None and other.low is not None and other.high is not None

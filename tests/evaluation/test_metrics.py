@@ -89,7 +89,8 @@ def test_single_scores_combine(tmp_path: Path) -> None:
     from hf_transfer.evaluation import metrics
 
     logits, labels = made_up()
-    kinds = (metrics.Accuracy, metrics.Top5Accuracy, metrics.MacroF1, metrics.LogLoss, metrics.Ece, metrics.BrierScore)
+    names = ("Accuracy", "BalancedAccuracy", "Top5Accuracy", "MacroF1", "LogLoss", "Ece", "BrierScore")
+    kinds = [getattr(metrics, name) for name in names]
     together = evaluate.combine([kind(cache_dir=str(tmp_path)) for kind in kinds])
     scores = score_images(logits, labels)
     expected = {name: score(scores) for name, score in SCALARS.items()}

@@ -55,6 +55,14 @@ def evaluation(split: str = "validation", classes: int = 4, label: str = "class"
     return evaluate_predictions(logits, labels, [f"{label} {i}" for i in range(classes)], split).to_dict()
 
 
+def test_predictions_that_say_nothing_are_told() -> None:
+    """The page says that one class is predicted for all images; it says nothing of other predictions."""
+    useless = evaluate_predictions(np.tile([2.0, 0.0], (24, 1)), np.repeat([0, 1], [20, 4]), ["good", "<bad>"], "test")
+    page = " ".join(Page(render_report(run(), {"test": useless.to_dict()}, [])).text)
+    assert "The model predicts 'good' for all 24 images" in page
+    assert "The model predicts" not in " ".join(Page(render_report(run(), {"test": evaluation()}, [])).text)
+
+
 def run() -> dict[str, Any]:
     """The content of a run.json, with one of everything."""
     phases = [
