@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from hf_transfer.errors import LayerGroupError
 
-Role = Literal["stem", "block", "neck", "head"]
+Role = Literal["stem", "block", "neck", "tail", "head"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class LayerGroup:
         index: Position from the input (0) to the output.
         name: "stem", "neck" or "head", or the module path of the block.
         role: "stem" (what makes tokens or the first map of an image), "block", "neck" (pretrained parts behind the
-            blocks, such as a final norm) or "head" (only what maps features to labels).
+            blocks, such as a final norm), "tail" (layers that only pass their input through, which are never trained,
+            see `hf_transfer.models.pass_through`) or "head" (only what maps features to labels).
         parameter_names: Names as in `model.named_parameters()`.
         module_names: The largest modules that belong to this group alone, as in `model.named_modules()`.
     """

@@ -39,6 +39,7 @@ def select_groups(
         SelectorError: The selector is malformed, or matches nothing; the message lists what exists.
     """
     check_selector(selector)
+    groups = [group for group in groups if group.role != "tail"]
     chosen: set[str] = set()
     for part in (selector,) if isinstance(selector, str) else selector:
         names = _selected_names(groups, part, norm_parameters)
@@ -140,9 +141,9 @@ def _only(groups: Sequence[LayerGroup], value: str) -> list[LayerGroup]:
     if span is None:
         return [_find(groups, value)]
     first, last = int(span[1]), int(span[2])
-    if first > last or last >= len(groups):
+    if first > last or last > groups[-1].index:
         raise SelectorError(f"'only:{value}' is not a range of group indices. {_what_exists(groups)}")
-    return list(groups[first : last + 1])
+    return [group for group in groups if first <= group.index <= last]
 
 
 def _find(groups: Sequence[LayerGroup], name: str) -> LayerGroup:

@@ -16,7 +16,7 @@ from hf_transfer.architectures.timm_grouping import Matcher, body_groups, with_s
 from hf_transfer.architectures.timm_layouts import LAYOUTS, Patterns, TimmLayout
 from hf_transfer.architectures.wrapper import Granularity, GroupDraft, ModelWrapper
 from hf_transfer.errors import LayerGroupError
-from hf_transfer.utils.foreign import timm_inner, timm_settings
+from hf_transfer.utils.foreign import configured, timm_inner, timm_settings
 from hf_transfer.utils.modules import is_inside
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,19 @@ class TimmModelWrapper(ModelWrapper):
         if self.granularity == "stage":
             drafts = with_stage_names(drafts)
         drafts.append(GroupDraft("head", "head", [name for name in names if name in head]))
-        return with_unique_names(drafts, "" if inner is self.model else "timm_model.")
+        drafts = with_unique_names(drafts, "" if inner is self.model else "timm_model.")
+        return with_tail(drafts, configured(self.model, "ends_after"))
+
+
+def with_tail(drafts: list[GroupDraft], ends_after: Any) -> list[GroupDraft]:
+    """One group of all that lies between the block after which a model ends and its head."""
+    names = [draft.name for draft in drafts]
+    if ends_after not in names:
+        return drafts
+    kept = drafts[: names.index(ends_after) + 1]
+    behind = drafts[len(kept) :]
+    tail = [name for draft in behind if draft.role != "head" for name in draft.parameter_names]
+    return [*kept, GroupDraft("tail", "tail", tail), *(draft for draft in behind if draft.role == "head")]
 
 
 def without_classifier(model: nn.Module) -> bool:

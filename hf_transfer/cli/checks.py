@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from hf_transfer.evaluation.scores import SCALARS
 from hf_transfer.features import LAST
 from hf_transfer.features.cache_folder import default_cache_folder
 from hf_transfer.linear_probe.solving import ALL
+from hf_transfer.models.loading import LoadedModel
+from hf_transfer.models.truncation import truncate
 from hf_transfer.trainer.args import TransferArguments, measures_rate
 from hf_transfer.trainer.fields import AUTO
+from hf_transfer.trainer.probe_trainer import solves
 from hf_transfer.utils.suggestions import did_you_mean
 
 _TIMES = ("runtime", "samples_per_second", "steps_per_second")
@@ -180,6 +184,17 @@ def settle_layer(args: TransferArguments, model: nn.Module) -> None:
             + did_you_mean(layer, [LAST, AUTO, ALL, *names, *(each.partition(".")[2] or each for each in names)])
         )
     args.layer = meant[0]
+
+
+def ended_after(loaded: LoadedModel, args: TransferArguments) -> LoadedModel:
+    """The model that ends after the layer asked for, where layers are trained; a solved head looks after itself.
+
+    Raises:
+        TruncationError: No ordinary checkpoint can end there.
+    """
+    if solves(args) or args.layer in (None, LAST):
+        return loaded
+    return replace(loaded, model=truncate(loaded.model, str(args.layer), seed=args.seed))
 
 
 def _same_end(one: str, other: str) -> bool:

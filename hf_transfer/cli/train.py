@@ -30,6 +30,7 @@ from hf_transfer.cli.options import config_path, parse
 from hf_transfer.cli.publish import report
 from hf_transfer.cli.terminal import Terminal, quiet_libraries
 from hf_transfer.data import ImageData, collate, eval_transform, train_transform
+from hf_transfer.diagnosis.measurements import ALL
 from hf_transfer.diagnosis.result import Diagnosis
 from hf_transfer.errors import ArgumentError, TransferError
 from hf_transfer.evaluation import make_compute_metrics
@@ -48,6 +49,7 @@ from hf_transfer.reporting.verification_samples import write_samples
 from hf_transfer.run_files import SKIPPED_FILE, is_probe
 from hf_transfer.trainer.args import TransferArguments, measures_rate, plan_from_arguments
 from hf_transfer.trainer.checks import check_processes
+from hf_transfer.trainer.fields import AUTO
 from hf_transfer.trainer.probe_trainer import LinearProbeTrainer, solves
 from hf_transfer.trainer.record import make_record
 from hf_transfer.trainer.trainer import TransferTrainer
@@ -59,7 +61,7 @@ DEFAULTS: Mapping[str, Any] = TRAIN_DEFAULTS | {
     "dataloader_pin_memory": torch.cuda.is_available(),
     "disable_tqdm": not sys.stderr.isatty(),  # a log file gets lines, not bars
 }
-_SOLVED_HEAD_FLAGS = ("solver", "layer", "class_weights", "allow_probe_file")
+_SOLVED_HEAD_FLAGS = ("solver", "class_weights", "allow_probe_file")
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def settle_solver(args: TransferArguments, data: TrainDataOptions, given: frozen
     """
     if not solves(args):
         asked = [name for name in _SOLVED_HEAD_FLAGS if vars(args)[name] not in (None, "none", False)]
+        asked += ["layer"] if args.layer in (AUTO, ALL) else []
         if asked:
             raise ArgumentError(
                 f"--{', --'.join(asked)} are for a head that is solved: the recipes linear_probe and svm without "
@@ -141,6 +144,7 @@ def train(job: Job) -> None:
     assert plan is not None
     check_processes(plan, args)
     checks.settle_layer(args, loaded.model)
+    loaded = checks.ended_after(loaded, args)
     description = _describe(plan, loaded, args)
     _check_record(job, data, loaded, repo_id)
     trainer = _make_trainer(job, data, loaded)

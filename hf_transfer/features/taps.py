@@ -187,7 +187,9 @@ def head_branches(wrapper: ModelWrapper) -> tuple[str, ...]:
 
 def _names(wrapper: ModelWrapper, layers: Layers) -> tuple[str, ...]:
     modules = dict(wrapper.model.named_modules())
-    body = [g.name for g in wrapper.layer_groups if g.role != "head" and _modules_with_parameters(modules, g)]
+    body = [
+        g.name for g in wrapper.layer_groups if g.role not in ("tail", "head") and _modules_with_parameters(modules, g)
+    ]
     known = (*body, *([LAST] if any(g.role == "head" for g in wrapper.layer_groups) else []))
     if layers == "all":
         return known

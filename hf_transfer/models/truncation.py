@@ -8,6 +8,8 @@ the kept layers:
   stage has another width, the norm is new (scale 1, shift 0, and for BatchNorm fresh statistics).
 - What the full model does at the end of a stage to enter the next one, such as Swin's patch merging, is left out.
 - Pooling is that of the class: the class token of a ViT, the mean of a ResNet.
+- Where no configuration says how many blocks there are, later blocks may be able to pass their input through; see
+  `hf_transfer.models.pass_through`.
 
 A classifier for a truncated model must therefore be trained on the features of the truncated model, and not on those
 that a hook finds in the full one.
@@ -36,6 +38,7 @@ from hf_transfer.errors import LayerGroupError, TruncationError
 from hf_transfer.models.channels import num_channels
 from hf_transfer.models.heads import head_tensors
 from hf_transfer.models.image_size import native_image_size
+from hf_transfer.models.pass_through import end_after, passing_points
 from hf_transfer.models.rebuilding import remake, transplant, vision_config
 from hf_transfer.models.timm_interop import is_timm_model, timm_arguments
 from hf_transfer.utils.foreign import stated
@@ -76,7 +79,7 @@ def truncation_points(model: nn.Module) -> tuple[str, ...]:
     blocks = _blocks(model)
     rule = _rule(model, blocks)
     if rule is None:
-        return ()
+        return passing_points(model, blocks)
     fits = cache(lambda position: _fault(model, blocks, position, rule) is None)
     points: list[int] = []
     for stage in _stages(model, blocks):
@@ -107,13 +110,18 @@ def truncate(model: nn.Module, after: str | int, *, seed: int = 42) -> nn.Module
     group = select_groups(wrap(model).layer_groups, f"only:{after}")[0]
     blocks = _blocks(model)
     rule = _rule(model, blocks)
-    if rule is None:
+    if rule is None and not passing_points(model, blocks):
         raise TruncationError(
             f"{architecture_name(model)} cannot be truncated: no field of its configuration says how many blocks it "
             "has. Use the whole model, or one of another architecture."
         )
     if group not in blocks:
         raise _refusal(model, group, f"it is no block but the {group.role}")
+    if rule is None:
+        try:
+            return end_after(model, group, blocks, seed)
+        except TruncationError as error:
+            raise _refusal(model, group, str(error)) from error
     position = blocks.index(group)
     if (fault := _fault(model, blocks, position, rule)) is not None:
         raise _refusal(model, group, fault)

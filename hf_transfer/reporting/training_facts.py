@@ -176,6 +176,7 @@ def settings(training: Mapping[str, Any]) -> Facts:
     """The optimizer that ran, and the settings of the loop."""
     return known(
         {
+            "Model ends after": training.get("ends_after"),
             "Optimizer": _optimizer(training),
             "Learning rate, before the schedule": _by_group(training, "initial_lr"),
             "Weight decay": _by_group(training, "weight_decay"),

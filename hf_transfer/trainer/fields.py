@@ -128,8 +128,8 @@ class TransferFields:
     layer: str | None = field(
         default=None,
         metadata={
-            "help": "Features that a solved head reads: last, auto, the name of a layer group, or all, which needs "
-            "--allow_probe_file. Default: last."
+            "help": "Layer that the head reads: last, or the name of a layer group, after which the model ends; for "
+            "a solved head also auto, or all, which needs --allow_probe_file. Default: last."
         },
     )
     allow_probe_file: bool = field(

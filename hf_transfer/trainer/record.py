@@ -11,6 +11,7 @@ from transformers import SchedulerType, Trainer
 from hf_transfer.data import ImageData, Preprocessing
 from hf_transfer.evaluation import EvaluationReport
 from hf_transfer.evaluation.calibration import Calibration
+from hf_transfer.features import LAST
 from hf_transfer.models.loading import label_names_of
 from hf_transfer.models.numerics import dropout_of, loss_of, precision_of
 from hf_transfer.models.origins import BaseModel, base_model_of
@@ -105,6 +106,7 @@ def facts_of_plan(trainer: Trainer) -> dict[str, Any]:
         "solved_phase": trainer.solved_phase,
         "cache_decisions": [decision.to_dict() for decision in trainer.cache_decisions],
         "learning_rate_range": [test.to_dict() for test in trainer.range_tests],
+        "ends_after": trainer.options.layer if trainer.options.layer != LAST else None,
     }
     return {"plan": plan.to_dict(), "parameters": sum(plan.parameter_counts.values())} | {
         name: value for name, value in found.items() if value

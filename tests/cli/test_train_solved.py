@@ -122,3 +122,20 @@ def test_learning_rates_that_are_measured(
     assert "chosen by a range test" in card and "figures/learning_rate_range.png" in card
     assert (tmp_path / "run" / "figures" / "learning_rate_range.png").is_file()
     assert "Learning rate range" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_layers_are_trained_below_an_earlier_end(
+    dark_and_light: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --layer a recipe that trains layers ends the model there first, and the card says so; no layer, no run."""
+    vit = save_vit(tmp_path / "vit")
+    words = ("--recipe", "lp_ft", "--num_train_epochs", "1", "--report_to", "none")
+    assert _train(dark_and_light, vit, tmp_path / "run", *words, "--layer", "vit.layers.0") == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["num_hidden_layers"] == 1
+    assert "| Model ends after | vit.layers.0 |" in (tmp_path / "run" / "README.md").read_text().replace("`", "")
+    capsys.readouterr()
+    assert _train(dark_and_light, vit, tmp_path / "b", *words, "--layer", "auto") == 1
+    assert "--layer are for a head that is solved" in capsys.readouterr().err
+    assert _train(dark_and_light, vit, tmp_path / "c", *words, "--layer", "stem") == 1
+    assert "cannot be truncated after 'stem'" in capsys.readouterr().err

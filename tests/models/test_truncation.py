@@ -120,7 +120,7 @@ def test_points_need_no_weights() -> None:
 @pytest.mark.parametrize(
     ("make", "after", "error", "message"),
     [
-        (lambda: tiny.timm_wrapper("tf_efficientnet_lite0"), "blocks.2.0", TruncationError, "no field"),
+        (lambda: tiny.timm_wrapper("efficientnet_b0"), "blocks.2.0", TruncationError, "no field"),
         (tiny.mobilenet_v2, "layer.3", TruncationError, "no field"),
         (lambda: tiny.timm_model("resnet18"), "layer2.1", TruncationError, "The nearest group.* is 'layer4.0'"),
         (tiny.vit, "stem", TruncationError, "no block but the stem. The nearest group.* is 'vit.layers.0'"),
