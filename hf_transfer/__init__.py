@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from hf_transfer.plans import recipes
     from hf_transfer.plans.plan import Phase, TransferPlan
     from hf_transfer.trainer.args import TransferArguments
+    from hf_transfer.trainer.held_out import HeldOut
     from hf_transfer.trainer.probe_trainer import LinearProbeTrainer
     from hf_transfer.trainer.trainer import TransferTrainer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "HeldOut",
     "LayerGroup",
     "LinearProbeTrainer",
     "ModelWrapper",
@@ -59,6 +61,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "HeldOut": "trainer.held_out",
     "LayerGroup": "architectures.layer_groups",
     "LinearProbeTrainer": "trainer.probe_trainer",
     "ModelWrapper": "architectures.wrapper",

@@ -34,6 +34,8 @@ RANGE_FILE = "learning_rate_range.json"
 AVERAGE_FILE = "weight_average.safetensors"
 """In a checkpoint from within a phase that averages: the mean so far, and the weights that training continues with.
 The checkpoint's own weights are the mean, as it was evaluated."""
+HELD_OUT_FILE = "held_out.safetensors"
+"""In a checkpoint of a run with held-out images: the weights at the start, the best so far, and their logits."""
 EARLIER_RUN = "earlier_run"
 """Holds a folder for each time that something was moved aside, the highest number last."""
 STAGING = ".unfinished"
@@ -105,6 +107,7 @@ RUN_FILES: tuple[RunFile, ...] = (
     RunFile(STATE_FILE, "state", "checkpoint", "checkpoints.run_state"),
     RunFile(RANGE_FILE, "state", "checkpoint", "trainer.range_test"),
     RunFile(AVERAGE_FILE, "state", "checkpoint", "phases.weight_averaging"),
+    RunFile(HELD_OUT_FILE, "state", "never", "trainer.held_out"),
 )
 
 EVIDENCE = ("config.json", _WEIGHTS, INDEX, RECORD, PLAN_FILE, TRAINER_STATE)

@@ -25,9 +25,9 @@ from tests.helpers.training import RandomImages, arguments
 
 
 def test_constructor_takes_what_trainer_takes() -> None:
-    """Our explicit argument list is Trainer's, in its order, and `plan` after it."""
+    """Our explicit argument list is Trainer's, in its order, and our own after it."""
     ours = list(inspect.signature(ht.TransferTrainer.__init__).parameters)
-    assert ours == [*inspect.signature(Trainer.__init__).parameters, "plan"]
+    assert ours == [*inspect.signature(Trainer.__init__).parameters, "plan", "held_out"]
 
 
 PRIVATE = {

@@ -16,7 +16,7 @@ Selector = str | tuple[str, ...]
 
 SELECTOR_HELP = (
     '"head", "all", "last:K", "blocks:K", "from:NAME", "only:NAME", "only:I-J", "part:first", "part:middle", '
-    '"part:last", "part:half", "norm", "bias", "re:REGEX" or a tuple of these'
+    '"part:last", "part:half", "part:most", "norm", "bias", "re:REGEX" or a tuple of these'
 )
 
 
@@ -64,7 +64,7 @@ def check_selector(selector: Selector) -> None:
         whole = part in ("head", "all", "norm", "bias")
         counted = kind in ("last", "blocks") and value.isascii() and value.isdigit()
         named = kind in ("from", "only", "re") and bool(value)
-        share = kind == "part" and value in ("first", "middle", "last", "half")
+        share = kind == "part" and value in ("first", "middle", "last", "half", "most")
         if not (whole or counted or named or share):
             raise SelectorError(f"A selector is {SELECTOR_HELP}; found {part!r}.")
         if kind == "re":
@@ -123,17 +123,18 @@ def _last(items: list[LayerGroup], count: int, selector: str, groups: Sequence[L
 
 
 def _share(groups: Sequence[LayerGroup], part: str) -> list[LayerGroup]:
-    """A third of the blocks, or their last half, at least one; with the stem before the first or the neck behind."""
+    """A third of the blocks, the last half or two thirds, at least one; with the stem before or the neck behind."""
     blocks = [g for g in groups if g.role == "block"]
     shares = {
         "first": [b for i, b in enumerate(blocks) if 3 * i < len(blocks)],
         "middle": [b for i, b in enumerate(blocks) if len(blocks) <= 3 * i < 2 * len(blocks)],
         "last": [b for i, b in enumerate(blocks) if 2 * len(blocks) <= 3 * i],
         "half": [b for i, b in enumerate(blocks) if len(blocks) <= 2 * i],
+        "most": [b for i, b in enumerate(blocks) if len(blocks) <= 3 * i],
     }
     chosen = shares[part] or blocks[-1:]
     before = [g for g in groups if g.role == "stem" and part == "first"]
-    return [*before, *chosen, *(g for g in groups if g.role == "neck" and part in ("last", "half"))]
+    return [*before, *chosen, *(g for g in groups if g.role == "neck" and part in ("last", "half", "most"))]
 
 
 def _only(groups: Sequence[LayerGroup], value: str) -> list[LayerGroup]:

@@ -11,14 +11,18 @@ from transformers import IntervalStrategy
 
 from hf_transfer.cli.flags import DiagnosisOptions, TrainDataOptions
 from hf_transfer.cli.terminal import Terminal
-from hf_transfer.data import ImageData
+from hf_transfer.data import ImageData, eval_transform
+from hf_transfer.diagnosis.holding_out import hold_out
 from hf_transfer.diagnosis.result import Diagnosis
 from hf_transfer.diagnosis.running import check_budget, diagnose
+from hf_transfer.diagnosis.sampling import labels_and_names
 from hf_transfer.errors import ArgumentError
 from hf_transfer.models.loading import LoadedModel
 from hf_transfer.run_files import DIAGNOSIS_FILE, PLAN_FILE
 from hf_transfer.trainer.args import TransferArguments
 from hf_transfer.trainer.fields import AUTO
+from hf_transfer.trainer.held_out import HeldOut
+from hf_transfer.trainer.probe_trainer import solves
 from hf_transfer.utils.files import write_atomically
 from hf_transfer.utils.privacy import check_private
 
@@ -41,7 +45,7 @@ def check_automatic(args: TransferArguments, options: DiagnosisOptions, given: f
         ArgumentError: A flag of the diagnosis is given without `--recipe auto`, or a flag of its choice with it.
     """
     if not is_automatic(args):
-        unused = sorted({"prefer", "budget"} & given)
+        unused = sorted({"prefer", "budget", "metric", "calibrate"} & given)
         if unused:
             raise ArgumentError(
                 f"--{', --'.join(unused)} are for a recipe that a diagnosis chooses: give --recipe auto."
@@ -70,8 +74,9 @@ def choose_recipe(
         loaded.model,
         data.train,
         loaded.processor,
-        options.budget,
+        AUTO if options.budget is None else options.budget,  # type: ignore[arg-type]
         options.prefer,  # type: ignore[arg-type]
+        metric=options.metric,
         evaluation_dataset=data.validation,
         allow_probe_file=args.allow_probe_file,
         seed=args.seed,
@@ -115,8 +120,8 @@ def apply(diagnosis: Diagnosis, args: TransferArguments, data: TrainDataOptions,
     args.recipe = chosen.recipe
     kept = {name: value for name, value in chosen.options.items() if _SAME_AS_FLAG.get(name) not in given}
     args.recipe_options = kept or None
+    args.layer = chosen.layer
     if chosen.recipe == "linear_probe":
-        args.layer = chosen.layer
         args.norm = None  # no layer is trained
     else:
         args.allow_probe_file = False  # no probe file is needed
@@ -126,6 +131,31 @@ def apply(diagnosis: Diagnosis, args: TransferArguments, data: TrainDataOptions,
     if chosen.options.get("epochs", 0) > _MOST_EVALUATIONS and not given & {*_WHEN, "num_train_epochs"}:
         args.eval_strategy = args.save_strategy = IntervalStrategy.STEPS
         args.eval_steps = args.save_steps = 1 / _MOST_EVALUATIONS  # below 1: a fraction of all steps
+
+
+def held_out(
+    diagnosis: Diagnosis | None, options: DiagnosisOptions, data: ImageData, processor: Any, args: TransferArguments
+) -> tuple[Any, HeldOut | None]:
+    """The images to train on, and those that choose the weights; all and none where nothing was tried.
+
+    Of many images those of the trials stay held out. Of few, all are trained on, and the weights are those that were
+    best on folds.
+    """
+    trials = None if diagnosis is None else diagnosis.trials
+    if trials is None or solves(args):
+        return data.train, None
+    calibrate = options.calibrate != "off"
+    rows = hold_out(data.train, labels_and_names(data.train)[0], args.seed)
+    if not rows.once:
+        if trials.follow is None:
+            return data.train, None
+        return data.train, HeldOut(
+            metric=trials.metric, calibrate=calibrate, follow=trials.follow, temperature=trials.temperature
+        )
+    assert data.train is not None
+    fit, held = rows.folds[0]
+    images = data.train.select(held).with_transform(eval_transform(processor))
+    return data.train.select(fit), HeldOut(images, trials.metric, calibrate)
 
 
 def _arguments(stated: Mapping[str, Any], args: TransferArguments) -> dict[str, Any]:

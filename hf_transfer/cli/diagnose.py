@@ -43,6 +43,7 @@ def run(argv: Sequence[str]) -> int:
         loaded.processor,
         how.budget,
         how.prefer,
+        metric=how.metric,
         evaluation_dataset=images.validation,
         allow_probe_file=options.allow_probe_file,
         sample=options.sample,
@@ -99,7 +100,7 @@ def _command(given: Sequence[str], chosen: Candidate) -> str:
     words = ["hf-transfer", "train", *given, "--recipe", chosen.recipe]
     if chosen.options:
         words += ["--recipe_options", json.dumps(dict(chosen.options))]
-    if chosen.recipe == "linear_probe" and chosen.layer != LAST:
+    if chosen.layer != LAST:
         words += ["--layer", chosen.layer]
     if not chosen.native:
         words += ["--allow_probe_file"]

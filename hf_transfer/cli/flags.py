@@ -167,15 +167,31 @@ class DiagnosisOptions:
         default="balanced",
         metadata={
             "help": "With the recipe auto: fast takes the cheapest candidate within two standard errors of the best, "
-            "balanced the cheapest within one, best the best one.",
+            "balanced the one with the lowest log loss within one, best the best one.",
             "choices": ["fast", "balanced", "best"],
         },
     )
     budget: float | None = field(
         default=None,
         metadata={
-            "help": "With the recipe auto: seconds for trial runs on held-out training images when the measurements "
-            "do not decide. Default: no trials."
+            "help": "With the recipe auto: seconds for trial runs on held-out training images; 0 tries solved heads "
+            "alone. Default: what is chosen is verified in training, and nothing is tried in diagnose."
+        },
+    )
+    metric: str | None = field(
+        default=None,
+        metadata={
+            "help": "With the recipe auto: what decides on held-out training images. Default: accuracy, or "
+            "balanced_accuracy where the largest class has three times the images of the smallest.",
+            "choices": ["accuracy", "balanced_accuracy", "macro_f1", "log_loss"],
+        },
+    )
+    calibrate: str = field(
+        default="auto",
+        metadata={
+            "help": "With the recipe auto: fold the temperature that held-out images ask for into the head (auto), or "
+            "leave the scores as they are (off).",
+            "choices": ["auto", "off"],
         },
     )
 

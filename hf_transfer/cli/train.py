@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ from hf_transfer.run_files import SKIPPED_FILE, is_probe
 from hf_transfer.trainer.args import TransferArguments, measures_rate, plan_from_arguments
 from hf_transfer.trainer.checks import check_processes
 from hf_transfer.trainer.fields import AUTO
+from hf_transfer.trainer.held_out import HeldOut
 from hf_transfer.trainer.probe_trainer import LinearProbeTrainer, solves
 from hf_transfer.trainer.record import make_record
 from hf_transfer.trainer.trainer import TransferTrainer
@@ -147,7 +149,8 @@ def train(job: Job) -> None:
     loaded = checks.ended_after(loaded, args)
     description = _describe(plan, loaded, args)
     _check_record(job, data, loaded, repo_id)
-    trainer = _make_trainer(job, data, loaded)
+    train_images, held_out = auto.held_out(diagnosis, job.diagnosis, data, loaded.processor, args)
+    trainer = _make_trainer(job, data, loaded, train_images, held_out)
     if diagnosis is None:
         _show_data(data, terminal)
     terminal.heading(f"What will be trained: {loaded.base.architecture}")
@@ -309,15 +312,17 @@ def _show_results(
         report(terminal, trainer.training_push.publish(folder, "End of training"))
 
 
-def _make_trainer(job: Job, data: ImageData, loaded: LoadedModel) -> TransferTrainer:
-    assert data.train is not None and data.validation is not None
-    kind = LinearProbeTrainer if solves(job.args) else TransferTrainer
+def _make_trainer(
+    job: Job, data: ImageData, loaded: LoadedModel, images: Any, held_out: HeldOut | None
+) -> TransferTrainer:
+    assert data.validation is not None
+    kind = LinearProbeTrainer if solves(job.args) else partial(TransferTrainer, held_out=held_out)
     try:
         return kind(
             model=loaded.model,
             args=job.args,
             data_collator=collate,
-            train_dataset=data.train.with_transform(train_transform(loaded.processor, job.data.augmentation)),
+            train_dataset=images.with_transform(train_transform(loaded.processor, job.data.augmentation)),
             eval_dataset=data.validation.with_transform(eval_transform(loaded.processor)),
             processing_class=loaded.processor,
             compute_metrics=make_compute_metrics(data.label_names, tuple(job.data.metrics or ())),

@@ -136,31 +136,53 @@ def _paired_error(layer: LayerMeasurement, last: LayerMeasurement) -> float:
     return math.hypot(layer.behind_best_error, last.behind_best_error)
 
 
-def _fine_tunings(measurements: Measurements) -> tuple[Candidate, ...]:
+def earlier_end(measurements: Measurements) -> LayerMeasurement | None:
+    """The best earlier layer that an ordinary checkpoint can end after; None where the last one is as good."""
     last = measurements.layer(LAST)
-    errors = 1 - last.accuracy
-    found = []
-    for trained, part, name in (
-        (PART, "last_part", "LP-FT of the last half of the blocks"),
-        (EVERYTHING, "all_layers", "LP-FT of all layers"),
-    ):
-        options = priors.lp_ft_options(part, measurements.images)
-        gain = errors * priors.expected_gain(measurements.images_per_class, part)
-        found.append(
-            Candidate(
-                name=name,
-                recipe="lp_ft",
-                options=options,
-                arguments=dict(priors.ARGUMENTS) | {"augmentation": "none"},
-                trained=trained,
-                accuracy=last.accuracy + gain,
-                gain=gain,
-                gain_error=errors * priors.GAIN_ERROR,
-                measured=False,
-                seconds=_training_seconds(measurements, options["epochs"], trained),
-            )
-        )
-    return tuple(found)
+    native = [each for each in measurements.layers if each.native and each.layer not in (LAST, ALL)]
+    best = max(native, key=lambda each: each.accuracy, default=None)
+    return best if best is not None and best.accuracy > last.accuracy else None
+
+
+def _fine_tunings(measurements: Measurements) -> tuple[Candidate, ...]:
+    last, earlier = measurements.layer(LAST), earlier_end(measurements)
+    end = last if earlier is None else earlier
+    below = "" if earlier is None else f" up to {earlier.layer.partition('.')[2] or earlier.layer}"
+    part, what = ("last_part", "the last half of the blocks") if earlier is None else ("most", "most blocks")
+    return (
+        _fine_tuning(measurements, last, "last_part", priors.RATE, "LP-FT of the last half of the blocks"),
+        *(
+            [_fine_tuning(measurements, end, part, priors.RATE, f"LP-FT of {what}{below}")]
+            if earlier is not None
+            else []
+        ),
+        _fine_tuning(measurements, end, part, priors.LOW_RATE, f"LP-FT of {what}{below} at a lower rate"),
+        _fine_tuning(measurements, last, "all_layers", priors.RATE, "LP-FT of all layers"),
+    )
+
+
+def _fine_tuning(measurements: Measurements, end: LayerMeasurement, part: str, rate: float, name: str) -> Candidate:
+    """LP-FT of a part, with a head behind some layer."""
+    last, errors = measurements.layer(LAST), 1 - end.accuracy
+    trained = EVERYTHING if part == "all_layers" else PART
+    options = priors.lp_ft_options(part, measurements.images, rate)
+    # A lower rate is the safer one and gains less in the same steps, where both are sound.
+    share = priors.expected_gain(measurements.images_per_class, part) * (1.0 if rate == priors.RATE else 0.5)
+    gain = last.behind_best - end.behind_best + errors * share
+    return Candidate(
+        name=name,
+        recipe="lp_ft",
+        options=options,
+        arguments=dict(priors.ARGUMENTS) | {"augmentation": "none"},
+        layer=end.layer,
+        trained=trained,
+        accuracy=end.accuracy + errors * share,
+        gain=gain,
+        gain_error=errors * priors.GAIN_ERROR,
+        measured=False,
+        native=True,
+        seconds=_training_seconds(measurements, options["epochs"], trained),
+    )
 
 
 def from_scratch_candidate(measurements: Measurements) -> Candidate:

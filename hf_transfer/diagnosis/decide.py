@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from types import MappingProxyType
 from typing import Any, Literal
 
 from hf_transfer.diagnosis import reasons, rules
 from hf_transfer.diagnosis.candidates import Candidate, best_candidate, candidates, difference_error, is_near
 from hf_transfer.diagnosis.measurements import Measurements
 from hf_transfer.diagnosis.reasons import points
-from hf_transfer.diagnosis.trials import Trials
+from hf_transfer.diagnosis.trials import ERRORS_ALLOWED, Trials
 from hf_transfer.errors import ArgumentError
 from hf_transfer.plans import recipes
 from hf_transfer.plans.plan import TransferPlan
 
 Prefer = Literal["fast", "balanced", "best"]
 Scenario = Literal[1, 2, 3, 4, "undecided"]
-
-ERRORS_ALLOWED: Mapping[str, float] = MappingProxyType({"fast": 2.0, "balanced": 1.0, "best": 0.0})
-"""By how many standard errors a cheaper candidate may be expected to fall behind the best, and still be chosen."""
 
 
 @dataclass(frozen=True)
@@ -89,19 +85,27 @@ class Decision:
             tried: The candidates, the winner among them.
         """
         winner = next(each for each in tried if each.name == trials.winner)
-        accuracy = trials.best.accuracy
+        # A training that was cut short is expected to end no lower than in its trial.
+        longest, metric = {each.name: each for each in trials.trials}, trials.metric.replace("_", " ")
+        if winner.name not in longest:  # it is verified while it runs
+            return replace(self, reasons=(*self.reasons, trials.sentence()))
+        whole = trials.best.share >= 1
+        accuracy = trials.best.accuracy if whole else max(trials.best.accuracy, winner.accuracy)
         gain = winner.gain + accuracy - winner.accuracy
-        chosen = replace(winner, accuracy=accuracy, gain=gain, gain_error=trials.best.standard_error, measured=True)
-        beaten = {each.name: each.accuracy for each in trials.trials}
+        error = max(trials.best.standard_error, 0.0 if whole else winner.gain_error)
+        chosen = replace(winner, accuracy=accuracy, gain=gain, gain_error=error, measured=whole)
         return replace(
             self,
             chosen=chosen,
             plan=recipes.get(chosen.recipe, **chosen.options),
             reasons=(*self.reasons, trials.sentence()),
             rejected=tuple(
-                Rejection(name, f"{accuracy:.3f} in its longest trial")
-                for name, accuracy in beaten.items()
-                if name != winner.name
+                Rejection(
+                    each.name,
+                    f"{metric} {each.value:.3f}, log loss {each.log_loss:.3f} in its longest trial",
+                )
+                for each in longest.values()
+                if each.name != winner.name
             ),
             settled=trials.complete,
         )

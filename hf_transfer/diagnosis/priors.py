@@ -53,22 +53,26 @@ images do not tell a smaller one."""
 
 BATCH_SIZE = 16
 """Images in a step."""
-_LENGTHS: Mapping[str, tuple[int, int]] = MappingProxyType({"last_part": (6, 384), "all_layers": (4, 256)})
+_LENGTHS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {"last_part": (6, 384), "most": (6, 384), "all_layers": (4, 256)}
+)
 """Fewest epochs, and fewest steps: few images are seen more often. The last half takes more, for its steps are cheap:
 without augmentation, what is frozen is computed once."""
 COST_OF_PART = 0.4
-"""What an epoch of the last half costs, over one of all layers: its frozen part is computed once."""
+"""What an epoch of a part costs, over one of all layers: its frozen part is computed once."""
 ARGUMENTS: Mapping[str, Any] = MappingProxyType(
     {"train_batch_size": BATCH_SIZE, "weight_decay": 0.05, "lr_scheduler_type": "cosine", "warmup_steps": 0.1}
 )
-LAST_PART = "part:half"
-_RATES: Mapping[str, float] = MappingProxyType({"learning_rate": 1e-3, "head_lr_ratio": 1.0})
-"""Half the rate gained nothing over the solved head in so few steps."""
-_AVERAGED_AFTER, _EARLIEST = 3, 0.1
+PARTS: Mapping[str, str] = MappingProxyType({"last_part": "part:half", "most": "part:most", "all_layers": "all"})
+RATE, LOW_RATE = 1e-3, 3e-4
+"""Learning rates that are tried. Half the first one gained nothing over the solved head in so few steps, where it did
+not undo that head."""
+_AVERAGED_AFTER, _EARLIEST, _HALF = 3, 0.1, 0.5
 """Epochs after which the mean of the weights is taken, at the earliest from the end of the warm-up on: before, the
-network has not seen the images often enough to fit them. Of a training of up to twice as many epochs none is taken.
+network has not seen the images often enough to fit them. Of a training of up to twice as many epochs it is that of the
+second half.
 On images that were neither trained nor tested on, it is 3 points better with 10 images a class of clothes and 7 of
-animals (`benchmarks/weight_averaging.py`), and no better with 150, where a mean from a tenth on was 2 points worse."""
+animals (`benchmarks/weight_averaging.py`); with 150 a mean from a tenth on was 2 points worse."""
 _LAYER_DECAY = 0.85
 """For fine-tuning of all layers: without it 0.8 points worse at 200 images a class on clothes, 0.5 on animals."""
 
@@ -78,9 +82,10 @@ def expected_gain(images_per_class: float, part: str) -> float:
 
     Args:
         images_per_class: Training images of each class.
-        part: "last_part" or "all_layers".
+        part: "last_part", "most" or "all_layers".
     """
-    rows = [(math.log(row.images_per_class), float(vars(row)[part])) for row in GAINS]
+    column = "all_layers" if part == "all_layers" else "last_part"
+    rows = [(math.log(row.images_per_class), float(vars(row)[column])) for row in GAINS]
     at = math.log(max(images_per_class, 1.0))
     for (low, below), (high, above) in pairwise(rows):
         if at <= high:
@@ -94,23 +99,23 @@ def epochs(images: int, part: str = "all_layers") -> int:
     return max(fewest, math.ceil(steps / math.ceil(images / BATCH_SIZE)))
 
 
-def lp_ft_options(part: str, images: int) -> dict[str, Any]:
+def lp_ft_options(part: str, images: int, rate: float = RATE) -> dict[str, Any]:
     """Options of the recipe `lp_ft`.
 
     Args:
-        part: "last_part" or "all_layers".
+        part: One of `PARTS`.
         images: Training images.
+        rate: Learning rate of pretrained layers and head.
     """
     length = epochs(images, part)
-    options = {"epochs": length, **_RATES, "average_from": average_from(length)}
-    if part == "last_part":
-        return {"train": LAST_PART, **options}
-    return {"train": "all", **options, "layer_decay": _LAYER_DECAY}
+    options = {"epochs": length, "learning_rate": rate, "head_lr_ratio": 1.0, "average_from": average_from(length)}
+    decay = {"layer_decay": _LAYER_DECAY} if part == "all_layers" else {}
+    return {"train": PARTS[part], **options, **decay}
 
 
-def average_from(length: int) -> float | None:
-    """The share of a training's epochs from which on weights are averaged; None where they are not."""
-    return None if length <= 2 * _AVERAGED_AFTER else max(round(_AVERAGED_AFTER / length, 2), _EARLIEST)
+def average_from(length: int) -> float:
+    """The share of a training's epochs from which on weights are averaged."""
+    return _HALF if length <= 2 * _AVERAGED_AFTER else max(round(_AVERAGED_AFTER / length, 2), _EARLIEST)
 
 
 def from_scratch_options(images: int) -> dict[str, Any]:

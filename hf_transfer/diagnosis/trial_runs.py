@@ -4,59 +4,88 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import datasets
 import numpy as np
-import numpy.typing as npt
-from sklearn.model_selection import StratifiedKFold
 from torch import nn
 from torch.utils.data import Subset
 
 from hf_transfer.data import collate, eval_transform, train_transform
 from hf_transfer.diagnosis.candidates import HEAD, Candidate
-from hf_transfer.diagnosis.measurements import ALL
-from hf_transfer.diagnosis.trials import Hits
-from hf_transfer.errors import DataError
+from hf_transfer.diagnosis.holding_out import HeldOutRows
+from hf_transfer.diagnosis.measurements import ALL, LAST
+from hf_transfer.diagnosis.trials import Logits
 from hf_transfer.features.depths import layers_at_depths
 from hf_transfer.features.extract import extract_features
 from hf_transfer.linear_probe.labels import labels_of
+from hf_transfer.models.truncation import truncate
+from hf_transfer.phases.kept_weights import KeptWeights, Member, choose_member
 from hf_transfer.plans.plan import Phase, TransferPlan
 from hf_transfer.plans.recipes import get
 from hf_transfer.solvers.joined import distinct, solve_joined
 from hf_transfer.trainer.args import TransferArguments
+from hf_transfer.trainer.held_out import HeldOut
 from hf_transfer.trainer.trainer import TransferTrainer
 from hf_transfer.utils.distributed import on_first_rank, rank_and_world
 
-FOLDS = 5
-ENOUGH = 1000
-"""From this number of images on a fifth is held out once (standard error up to 3.5 points); below, each in turn."""
-
 
 class TrialRuns:
-    """Trains candidates on the training images without a fold; call it with a candidate and a share of its length.
+    """Trains candidates on the images that are not held out; call it with a candidate and a share of its length.
 
     Args:
         model: Stays as it is; each trial trains a copy.
         dataset: Training images with labels.
         processor: The model's image processor, or None where the data set has a transform.
-        seed: Seed for folds and trainings.
+        rows: Which images are held out.
+        metric: The metric that decides.
+        seed: Seed for the trainings.
+
+    Attributes:
+        kept: What was chosen of each training, by name and share.
     """
 
-    def __init__(self, model: nn.Module, dataset: Any, processor: Any = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Any,
+        processor: Any,
+        rows: HeldOutRows,
+        metric: str = "accuracy",
+        seed: int = 0,
+    ) -> None:
         self._model, self._dataset, self._processor, self._seed = model, dataset, processor, seed
+        self._rows_held, self._metric = rows, metric
         self._labels = np.asarray(labels_of(dataset)[0]())
-        self._folds = folds_of(self._labels, seed)
+        self.kept: dict[tuple[str, float], KeptWeights] = {}
+        self._done: dict[tuple[str, float], Logits] = {}
+        self._slowed: set[str] = set()
 
-    def __call__(self, candidate: Candidate, share: float) -> Hits:
-        """Whether each held-out image is classified right, `(held_out_images,)`."""
-        judge = self._solved if candidate.trained == HEAD else self._trained
-        return np.concatenate([judge(candidate, share, fit, held_out) for fit, held_out in self._folds])
+    def __call__(self, candidate: Candidate, share: float) -> Logits:
+        """Logits of all held-out images `(images, classes)`, in the order of the folds."""
+        key = candidate.name, share
+        if key not in self._done:
+            self._done[key] = self._run(candidate, share)
+        return self._done[key]
 
-    def _solved(self, candidate: Candidate, share: float, fit: Any, held_out: Any) -> Hits:
+    def broke_down(self, name: str) -> bool:
+        """Whether a candidate's training had to go back to its start on some fold."""
+        return name in self._slowed
+
+    def _run(self, candidate: Candidate, share: float) -> Logits:
+        if candidate.trained == HEAD:
+            return np.concatenate([self._solved(candidate, fit, held) for fit, held in self._rows_held.folds])
+        seen = [self._trained(candidate, share, fit, held) for fit, held in self._rows_held.folds]
+        # Weights that one fold has not come to, since it was stopped, are none that could be followed.
+        members = [member for member in seen[0] if all(member in each for each in seen)]
+        pooled = [np.concatenate([each[member] for each in seen]) for member in members]
+        kept = choose_member(members, pooled, self._rows_held.labels, self._metric)
+        self.kept[candidate.name, share] = kept
+        return pooled[members.index(kept.chosen.member)]
+
+    def _solved(self, candidate: Candidate, fit: Any, held: Any) -> Logits:
         """A linear classifier on features that are computed once for all folds, and are in the cache."""
         layers = layers_at_depths(self._model) if candidate.layer == ALL else [candidate.layer]
         every = list(extract_features(self._model, self._dataset, self._processor, layers, progress=False).values())
@@ -64,23 +93,29 @@ class TrialRuns:
         parts = [values[fit] for values in found]
         classes = int(self._labels.max()) + 1
         solved = on_first_rank(lambda: solve_joined(parts, self._labels[fit], classes=classes, seed=self._seed))
-        features = np.concatenate([values[held_out] for values in found], axis=1)
-        return solved.head.scores(features).argmax(axis=1) == self._labels[held_out]
+        scores: Logits = solved.head.scores(np.concatenate([values[held] for values in found], axis=1))
+        return scores
 
-    def _trained(self, candidate: Candidate, share: float, fit: Any, held_out: Any) -> Hits:
+    def _trained(self, candidate: Candidate, share: float, fit: Any, held: Any) -> dict[Member, Logits]:
         augmentation = candidate.arguments.get("augmentation", "none")
+        earlier = candidate.layer != LAST
         with tempfile.TemporaryDirectory(prefix="hf_transfer_trial_", ignore_cleanup_errors=True) as folder:
             trainer = TransferTrainer(
-                model=copy.deepcopy(self._model),
+                model=truncate(self._model, candidate.layer, seed=self._seed)
+                if earlier
+                else copy.deepcopy(self._model),
                 args=_arguments(folder, candidate.arguments, self._seed),
                 data_collator=collate,
                 train_dataset=self._rows(fit, augmentation),
                 processing_class=self._processor,
                 plan=shorter_plan(get(candidate.recipe, **candidate.options), share),
+                held_out=HeldOut(self._rows(held, None), self._metric, calibrate=False),
             )
             trainer.train()
-            logits = trainer.predict(self._rows(held_out, None)).predictions
-        return np.asarray(logits).argmax(axis=1) == self._labels[held_out]
+        assert trainer.run is not None and trainer.run.keeper is not None
+        if trainer.run.keeper.slowed_at is not None:
+            self._slowed.add(candidate.name)
+        return trainer.run.keeper.seen
 
     def _rows(self, rows: Any, augmentation: str | None) -> Any:
         """Images by position; None is the transform of evaluation. A data set that has its own keeps it."""
@@ -91,24 +126,6 @@ class TrialRuns:
             return chosen
         made = eval_transform(self._processor)
         return chosen.with_transform(made if augmentation is None else train_transform(self._processor, augmentation))
-
-
-def folds_of(labels: npt.NDArray[np.integer[Any]], seed: int) -> list[tuple[Any, Any]]:
-    """Rows to fit to and rows held out, stratified; a single pair where there are images enough.
-
-    Raises:
-        DataError: No class has two images.
-    """
-    most = int(np.bincount(labels).max())
-    if most < 2:
-        raise DataError(
-            "Trials need a class with at least two images, one to train on and one to judge by; found none."
-        )
-    folds = StratifiedKFold(min(FOLDS, most), shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # classes with fewer images than folds are in some of them only
-        split = list(folds.split(np.zeros(len(labels)), labels))
-    return split[:1] if len(labels) >= ENOUGH else split
 
 
 def shorter_plan(plan: TransferPlan, share: float) -> TransferPlan:

@@ -112,6 +112,21 @@ def write_head(model: nn.Module, head: LinearHead, images: torch.Tensor) -> None
 
 
 @torch.no_grad()
+def divide_head(model: nn.Module, temperature: float) -> None:
+    """Divide a model's logits by a temperature, folded into its classifiers.
+
+    Raises:
+        LayerGroupError: The model has no head.
+        ModelError: A classifier is not affine.
+    """
+    for part in classifiers(model):
+        linear: Any = part.linear
+        linear.weight.div_(temperature)
+        if linear.bias is not None:
+            linear.bias.div_(temperature)
+
+
+@torch.no_grad()
 def check_head(model: nn.Module, images: torch.Tensor, expected: Any) -> float:
     """Check that a model's forward pass gives the scores that the solver found.
 

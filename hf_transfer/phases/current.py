@@ -75,7 +75,7 @@ class CurrentPhase:
         self._freezer.apply(state)
         nothing_left = step >= resolved.phases[-1].end  # a finished run that is resumed trains nothing
         self._check = PhaseCheck(self.model, state, self.name, done=nothing_left)
-        self._begin_average()
+        self.begin_average()
         logger.info("Phase %d of %d, %r, from step %d.", self.number, len(resolved.phases), self.name, step)
 
     def restore(self) -> None:
@@ -177,7 +177,8 @@ class CurrentPhase:
                 found[resolved.groups[group.layer_group].name] = rates[group.name]
         return found
 
-    def _begin_average(self) -> None:
+    def begin_average(self) -> None:
+        """Begin the mean of the weights anew, or with what a checkpoint holds of it."""
         self._average, self._resumed_average = self._resumed_average, None
         if self.steps.phase.average_from is None:
             self._average = None

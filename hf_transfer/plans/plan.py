@@ -31,8 +31,8 @@ class Phase:
         name: Shown in logs, tables and the card.
         train: Selector of what is trained: "head", "all", "last:K" (the head and the last K other groups), "blocks:K"
             (the last K blocks and all behind them), "from:NAME", "only:NAME", "only:I-J", "part:first",
-            "part:middle" or "part:last" (a third of the blocks), "part:half" (the last half), "norm", "bias",
-            "re:REGEX", or a tuple of these.
+            "part:middle" or "part:last" (a third of the blocks), "part:half" or "part:most" (the last half or two
+            thirds), "norm", "bias", "re:REGEX", or a tuple of these.
         epochs: Length in epochs; None takes `num_train_epochs` of the training arguments.
         max_steps: Length in optimizer steps instead of epochs.
         learning_rate: Peak learning rate of pretrained layers; None takes `learning_rate` of the training arguments.

@@ -196,7 +196,32 @@ def settings(training: Mapping[str, Any]) -> Facts:
             "Epochs": training.get("epochs"),
             "Last training loss": training.get("final_loss"),
         }
+        | held_out(training.get("held_out"))
     )
+
+
+def held_out(found: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Which weights were kept, and by which images: rows of the settings, None where there is nothing to tell."""
+    if not found:
+        return {}
+    metric = found["metric"].replace("_", " ")
+    rows: dict[str, Any] = {"Weights kept": f"{found['followed']}, as chosen on folds" if "followed" in found else None}
+    if "followed" not in found:
+        kept, start = (
+            f"{metric} {score(each['value'])}, log loss {score(each['log_loss'])}"
+            for each in (found["chosen"], found["start"])
+        )
+        rows = {
+            "Weights chosen on": f"{found['images']:,} training images that were held out, and never trained on",
+            "Weights kept": f"{found['chosen']['name']}: {kept}",
+            "Held-out scores of the start": start,
+            "Stopped early": found["stopped"],
+        }
+    slowed, temperature = found.get("slowed_at"), found["temperature"]
+    return rows | {
+        "Went back to the start, at a lower rate": f"after {slowed:.0%} of the steps" if slowed else None,
+        "Temperature folded into the head": None if temperature == 1 else number(temperature),
+    }
 
 
 def _optimizer(training: Mapping[str, Any]) -> str | None:

@@ -169,3 +169,10 @@ def agreed_plan(plan: TransferPlan | str | None, args: TrainingArguments, solved
     if agreed is not None and agreed.recipe == "svm" and not solved:
         raise PlanError("The recipe svm is solved, not trained in steps: use LinearProbeTrainer, without solver none.")
     return agreed
+
+
+def replaced(args: TrainingArguments, **changes: Any) -> TrainingArguments:
+    """A copy with some fields changed; dataclasses.replace would run the set-up of devices again."""
+    changed = copy.copy(args)
+    vars(changed).update(changes)
+    return changed

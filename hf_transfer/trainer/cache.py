@@ -69,9 +69,14 @@ class PhaseCache:
         """
         self.features.train.begin_epoch(epoch, phase.steps.start <= first_step)
 
-    def evaluation(self, dataset: Any) -> Any:
-        """Evaluation data for the present phase; from the store where it has one."""
-        return self.features.evaluation(dataset, self.evaluations)
+    def evaluation(self, dataset: Any, times: float | None = None) -> Any:
+        """Evaluation data for the present phase; from the store where it has one.
+
+        Args:
+            dataset: What to evaluate.
+            times: How often it will be, in this phase; None for what the arguments say.
+        """
+        return self.features.evaluation(dataset, self.evaluations if times is None else times)
 
     def close(self) -> None:
         """Restore the whole model, and close the store."""

@@ -65,6 +65,25 @@ def without_averaging(plan: TransferPlan) -> TransferPlan:
     return replace(plan, phases=tuple(replace(phase, average_from=None) for phase in plan.phases))
 
 
+def checked_held_out(trainer: Any) -> Any:
+    """What a trainer holds out; None, with a word, for a model that is divided over processes.
+
+    Raises:
+        PlanError: Something else chooses the weights as well, or there is no plan.
+    """
+    if trainer.held_out is None:
+        return None
+    if trainer.plan is None or trainer.args.load_best_model_at_end:
+        raise PlanError(
+            "Held-out images choose the weights of a training with a plan. Give a plan, and leave "
+            "load_best_model_at_end out, which would choose them by the evaluation data."
+        )
+    if trainer.is_sharded:
+        logger.warning("No weights are chosen on held-out images: the model is divided over processes.")
+        return None
+    return trainer.held_out
+
+
 def check_model(model: nn.Module) -> None:
     """Check that gradients reach what is trained behind a frozen part.
 

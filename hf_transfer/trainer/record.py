@@ -106,11 +106,18 @@ def facts_of_plan(trainer: Trainer) -> dict[str, Any]:
         "solved_phase": trainer.solved_phase,
         "cache_decisions": [decision.to_dict() for decision in trainer.cache_decisions],
         "learning_rate_range": [test.to_dict() for test in trainer.range_tests],
+        "held_out": _held_out(trainer),
         "ends_after": trainer.options.layer if trainer.options.layer != LAST else None,
     }
     return {"plan": plan.to_dict(), "parameters": sum(plan.parameter_counts.values())} | {
         name: value for name, value in found.items() if value
     }
+
+
+def _held_out(trainer: Trainer) -> dict[str, Any] | None:
+    """What was chosen on held-out images, where anything was."""
+    keeper = None if trainer.run is None else trainer.run.keeper
+    return None if keeper is None else keeper.facts()
 
 
 def _sharding(trainer: Trainer) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import IterableDataset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import has_length
 
 from hf_transfer.architectures.lookup import wrap
@@ -23,16 +23,22 @@ from hf_transfer.phases.current import CurrentPhase
 from hf_transfer.phases.early_stopping import PhaseStopping
 from hf_transfer.phases.replicas import copy_from_first_rank, rebuild_reducer, unused_of_samples
 from hf_transfer.phases.resolved import PhaseClock, ResolvedPlan, resolve_plan
+from hf_transfer.phases.schedules import take_new_rates
 from hf_transfer.phases.weight_averaging import WeightAverage
 from hf_transfer.trainer.cache import PhaseCache
+from hf_transfer.trainer.held_out import WeightKeeper
 from hf_transfer.trainer.range_test import RangeTests
 from hf_transfer.trainer.solved_phase import solve_first_phase
+from hf_transfer.utils.foreign import inner_optimizer
 from hf_transfer.utils.modules import named_parameters
 
 if TYPE_CHECKING:
     from hf_transfer.plans.plan import TransferPlan
 
 logger = logging.getLogger(__name__)
+
+SLOWER = 0.3
+"""Factor of the learning rate of a training that went back to its start."""
 
 
 class PlanRun:
@@ -52,6 +58,7 @@ class PlanRun:
         stopping: Early stopping, by phase.
         solved: How the head of the first phase was solved; None where it was not.
         learning_rates: The rate of each layer group in the last step.
+        keeper: Chooses the weights that the training leaves; None where nothing is held out.
 
     Raises:
         PlanError: The checkpoint is of another run; every difference is shown.
@@ -70,6 +77,8 @@ class PlanRun:
         self.learning_rates: dict[str, float] = {}
         self.resumed: Resumption | None = None
         self._resumed_average: WeightAverage | None = None
+        how = trainer.held_out
+        self.keeper = None if how is None else WeightKeeper(trainer, how)
         self._state: RunState | None = None
         self._steps_per_epoch = 1
         if checkpoint is not None:
@@ -188,6 +197,12 @@ class PlanRun:
         self.phase.enter(step)
         self.phase.prepare_optimizer(given["optimizer"], given["lr_scheduler"], step)
         self.arrive(step, given)
+        if self.keeper is not None:
+            if self._checkpoint is not None:
+                self.keeper.restore(Path(self._checkpoint))
+            if self.keeper.slowed_at is not None:
+                self._lower_rate()
+            self.keeper.begin(step, self.phase.clock.resolved.phases[-1].end)
 
     def arrive(self, step: int, given: dict[str, Any]) -> None:
         """Begin the phase of a step, if it begins: freeze, then cut, then measure its rate on what will run."""
@@ -215,15 +230,46 @@ class PlanRun:
         assert self.phase is not None
         self.learning_rates = self.phase.learning_rates(optimizer)
 
-    def end_step(self, step: int) -> None:
-        """Average the weights, and end the phase with its last step."""
+    def end_step(self, step: int) -> bool:
+        """Average the weights, end the phase with its last step, and look at the weights on held-out images.
+
+        Returns:
+            Whether the training is to end here.
+        """
         assert self.phase is not None
         self.phase.step_ended(step)
+        if self.keeper is None:
+            return False
+        if step == self.phase.clock.resolved.phases[-1].end:
+            self.keeper.finish()
+            return False
+        advice = self.keeper.step_ended(step, self.phase.averaged)
+        if advice == "slow down":
+            self._slow_down()
+        if advice == "stop":
+            self.finish()
+        return advice == "stop"
+
+    def _slow_down(self) -> None:
+        """Go on at a lower rate, as if the optimizer had made no step."""
+        assert self.phase is not None
+        self._lower_rate()
+        inner_optimizer(self._trainer.optimizer).state.clear()
+        self.phase.begin_average()
+
+    def _lower_rate(self) -> None:
+        assert self.phase is not None
+        clock = self.phase.clock
+        index = clock.current or 0
+        clock.resolved = clock.resolved.with_learning_rate(index, SLOWER * clock.resolved.phases[index].learning_rate)
+        take_new_rates(self._trainer.lr_scheduler, inner_optimizer(self._trainer.optimizer), clock)
 
     def finish(self) -> None:
-        """End the last phase of the training, if no step did."""
+        """End the last phase of the training, if no step did, and leave the weights that are best."""
         assert self.phase is not None
         self.phase.finish()
+        if self.keeper is not None:
+            self.keeper.finish()
 
     # --- evaluations, checkpoints, and the end ---
 
@@ -263,6 +309,8 @@ class PlanRun:
         self.phase.save_average(folder)
         if self.range_tests is not None:
             self.range_tests.save(folder)
+        if self.keeper is not None:
+            self.keeper.save(folder)
 
     def close(self) -> None:
         """Restore the model, its weights excepted, and close the feature cache."""
@@ -302,57 +350,3 @@ class PlanRun:
         """All callbacks of the trainer."""
         callbacks: list[Any] = self._trainer.callback_handler.callbacks
         return callbacks
-
-
-class RunEvents(TrainerCallback):
-    """Trainer's events, passed on to the run with a plan; the only callback that a plan needs.
-
-    Args:
-        trainer: The trainer.
-    """
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-
-    @property
-    def _run(self) -> PlanRun | None:
-        """The run, once its phases are known."""
-        run = self._trainer.run
-        return run if run is not None and run.phase is not None else None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self._run is not None:
-            self._run.begin_training(state.global_step, kwargs)
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self._run is not None:
-            self._run.arrive(state.global_step, kwargs)
-            self._run.begin_epoch(state.global_step)
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self._run is not None:
-            self._run.arrive(state.global_step, kwargs)
-
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self._run is not None:
-            self._run.note_rates(kwargs["optimizer"])
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self._run is not None:
-            self._run.end_step(state.global_step)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self._run is not None and not (args.load_best_model_at_end and state.best_model_checkpoint):
-            self._run.finish()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import os
 from collections.abc import Callable
@@ -29,19 +28,22 @@ from hf_transfer.phases.resolved import ResolvedPlan, total_steps
 from hf_transfer.phases.schedules import make_scheduler, set_rates
 from hf_transfer.plans.plan import TransferPlan
 from hf_transfer.run_files import PLAN_FILE
-from hf_transfer.trainer.args import TransferArguments, agreed_plan, measures_rate, resolve
+from hf_transfer.trainer.args import TransferArguments, agreed_plan, measures_rate, replaced, resolve
 from hf_transfer.trainer.base import BaseTrainer
 from hf_transfer.trainer.checks import (
     check_lengths,
     check_model,
     check_processes,
+    checked_held_out,
     warn_of_missing_fsdp,
     without_averaging,
 )
+from hf_transfer.trainer.held_out import HeldOut
 from hf_transfer.trainer.interrupts import InterruptCallback
 from hf_transfer.trainer.progress import use_phase_progress
 from hf_transfer.trainer.record import facts_of_plan, step_facts
-from hf_transfer.trainer.run import PlanRun, RunEvents
+from hf_transfer.trainer.run import PlanRun
+from hf_transfer.trainer.run_events import RunEvents
 from hf_transfer.utils.random_state import own_random_numbers
 
 logger = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ class TransferTrainer(BaseTrainer):
     phase that what was frozen did not change. A phase without a length of its own takes `num_train_epochs`.
 
     With or without a plan, results of an earlier run in `output_dir` are moved into its folder `earlier_run` when the
-    model or metrics of the next training are saved there, so that they are not taken for that one's.
+    next training saves there, so that they are not taken for that one's.
 
     Args:
         plan: A `TransferPlan`, or the name of a recipe such as "lp_ft"; None takes the recipe or plan file of the
@@ -67,6 +69,7 @@ class TransferTrainer(BaseTrainer):
         args: `TransferArguments`, or plain `TrainingArguments`. They are copied where something must be changed.
         train_dataset: Where it is a `datasets.Dataset` with a column of images and no transform, and there is neither
             a collator, it is passed through the image processor in `processing_class`; likewise `eval_dataset`.
+        held_out: Images kept apart from the training, to choose the weights that it leaves. Default: the last ones.
 
     All other arguments are those of `transformers.Trainer`.
 
@@ -99,22 +102,23 @@ class TransferTrainer(BaseTrainer):
         preprocess_logits_for_metrics: Callable[..., Any] | None = None,
         *,
         plan: TransferPlan | str | None = None,
+        held_out: HeldOut | None = None,
     ) -> None:
-        args = TransferArguments(output_dir="tmp_trainer") if args is None else args
+        args = args or TransferArguments(output_dir="tmp_trainer")
         if data_collator is None and any(map(holds_raw_images, (train_dataset, eval_dataset))):
             train_dataset, eval_dataset = (with_inputs(d, processing_class) for d in (train_dataset, eval_dataset))
-            data_collator, args = collate, _replaced(args, remove_unused_columns=False)
+            data_collator, args = collate, replaced(args, remove_unused_columns=False)
         self.plan = agreed_plan(plan, args, solved=self.solves_head)
         self.measures_rates, args = measures_rate(args), resolve(args, self.plan)
         self.interrupts = InterruptCallback(self.any_process)
-        self.run = None
+        self.run, self.held_out = None, held_out
         if self.plan is not None:
             if optimizers != (None, None):
                 raise PlanError("A plan makes its own optimizer: give either plan or optimizers, not both.")
             check_processes(self.plan, args)
             check_lengths(self.plan, args)
             steps = total_steps(self.plan, args.max_steps)
-            args = args if steps is None else _replaced(args, max_steps=steps)
+            args = args if steps is None else replaced(args, max_steps=steps)
         super().__init__(
             model,
             args,
@@ -132,11 +136,12 @@ class TransferTrainer(BaseTrainer):
         )
         if self.plan is not None and self.is_sharded:
             self.plan = without_averaging(self.plan)
+        self.held_out = checked_held_out(self)
         if args.remove_unused_columns and has_transform(train_dataset, eval_dataset):
             # Keep the columns that the transform reads (https://github.com/huggingface/transformers/issues/22119) and
             # drop unused ones from what it returns.
             self.data_collator = self._get_collator_with_removed_columns(self.data_collator)
-            self.args = _replaced(self.args, remove_unused_columns=False)
+            self.args = replaced(self.args, remove_unused_columns=False)
         warn_of_missing_fsdp(self.accelerator, args)
         if self.plan is not None:
             check_model(self.model)
@@ -254,9 +259,9 @@ class TransferTrainer(BaseTrainer):
         """Resolve the plan for the model and the length of the data, then count steps as Trainer does."""
         if self.run is None:
             return super().set_initial_training_values(args, dataloader)
-        steps_per_epoch = super().set_initial_training_values(_replaced(args, max_steps=1), dataloader)[1]
+        steps_per_epoch = super().set_initial_training_values(replaced(args, max_steps=1), dataloader)[1]
         resolved = self.run.begin(args, steps_per_epoch)
-        counted = _replaced(args, max_steps=resolved.phases[-1].end)
+        counted = replaced(args, max_steps=resolved.phases[-1].end)
         return super().set_initial_training_values(counted, dataloader)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -388,10 +393,3 @@ def _check_groups(trainer: type, optimizer: Any, resolved: ResolvedPlan) -> None
             "optimizer_cls_and_kwargs) to choose class and options, and leave create_optimizer as it is; without a "
             "plan, any optimizer works."
         )
-
-
-def _replaced(args: TrainingArguments, **changes: Any) -> TrainingArguments:
-    """A copy with some fields changed; dataclasses.replace would run the set-up of devices again."""
-    changed = copy.copy(args)
-    vars(changed).update(changes)
-    return changed

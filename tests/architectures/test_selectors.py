@@ -41,8 +41,8 @@ def _names(groups: tuple[LayerGroup, ...]) -> set[str]:
 
 def test_a_group_refuses_an_unknown_role() -> None:
     """Selectors decide by role, so a role that none of them knows would never be trained."""
-    with pytest.raises(LayerGroupError, match="stem.*block.*neck.*head.*'tail'"):
-        LayerGroup(0, "x", "tail", ("a",))  # type: ignore[arg-type]
+    with pytest.raises(LayerGroupError, match="stem.*block.*neck.*head.*'trunk'"):
+        LayerGroup(0, "x", "trunk", ("a",))  # type: ignore[arg-type]
 
 
 def test_a_partition_passes() -> None:

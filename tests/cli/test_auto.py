@@ -133,7 +133,7 @@ def test_two_diagnoses_do_not_compute_twice(
     [
         (("--layer", "last"), "chooses by itself what --layer"),
         (("--recipe_options", "{}"), "chooses by itself"),
-        (("--budget", "0"), "budget is a number of seconds above 0"),
+        (("--budget", "-5"), "budget is a number of seconds"),
         (("--prefer", "cheap"), "prefer"),
     ],
 )

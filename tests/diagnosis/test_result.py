@@ -26,7 +26,9 @@ def diagnosis(**changes: object) -> Diagnosis:
 def test_it_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     """With trials and without, a diagnosis survives its file; what is no diagnosis is refused."""
     plain = diagnosis()
-    trials = Trials((Trial("linear probe on the last layer", 1.0, 0.8, 0.01, 2.0),), "x", 100, 60.0, 2.0, True)
+    trials = Trials(
+        (Trial("linear probe on the last layer", 1.0, 0.8, 0.8, 0.01, 0.5, 2.0),), "x", 100, 60.0, 2.0, True
+    )
     for found in (plain, Diagnosis(plain.evidence, plain.decision, trials)):
         found.save(tmp_path / "deep" / DIAGNOSIS_FILE)
         assert Diagnosis.load(tmp_path / "deep" / DIAGNOSIS_FILE) == found

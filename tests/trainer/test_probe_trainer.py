@@ -161,8 +161,8 @@ def test_a_named_layer_gives_a_truncated_model(tmp_path: Path) -> None:
 
 
 def test_a_layer_that_no_checkpoint_can_end_at_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """timm's EfficientNets cannot be truncated: the last layer is read, and the reason is kept."""
-    model = tiny.timm_wrapper("tf_efficientnet_lite0")
+    """timm's EfficientNets with SiLU cannot be truncated: the last layer is read, and the reason is kept."""
+    model = tiny.timm_wrapper("efficientnet_b0")
     trainer = ht.LinearProbeTrainer(
         model, arguments(tmp_path), train_dataset=RandomImages(18), layer="timm_model.blocks.3.0"
     )
