@@ -147,7 +147,7 @@ def earlier_end(measurements: Measurements) -> LayerMeasurement | None:
 def _fine_tunings(measurements: Measurements) -> tuple[Candidate, ...]:
     last, earlier = measurements.layer(LAST), earlier_end(measurements)
     end = last if earlier is None else earlier
-    below = "" if earlier is None else f" up to {earlier.layer.partition('.')[2] or earlier.layer}"
+    below = "" if earlier is None else f" up to {earlier.layer}"
     part, what = ("last_part", "the last half of the blocks") if earlier is None else ("most", "most blocks")
     return (
         _fine_tuning(measurements, last, "last_part", priors.RATE, "LP-FT of the last half of the blocks"),

@@ -205,7 +205,9 @@ def held_out(found: Mapping[str, Any] | None) -> dict[str, Any]:
     if not found:
         return {}
     metric = found["metric"].replace("_", " ")
-    rows: dict[str, Any] = {"Weights kept": f"{found['followed']}, as chosen on folds" if "followed" in found else None}
+    rows: dict[str, Any] = {
+        "Weights kept": f"{found['followed']}, as chosen on folds" if "followed" in found else None
+    }
     if "followed" not in found:
         kept, start = (
             f"{metric} {score(each['value'])}, log loss {score(each['log_loss'])}"
