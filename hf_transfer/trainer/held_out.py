@@ -150,6 +150,16 @@ class WeightKeeper:
         logger.warning("The training ends after %s of its steps: %s.", f"{share:.0%}", wrong)
         return "stop"
 
+    @property
+    def can_give_up(self) -> bool:
+        """Whether there are weights to go back to."""
+        return not self._done and "start" in self._begun
+
+    def give_up(self, reason: str) -> None:
+        """Leave the best weights so far, which may be those of the start."""
+        self._wrong = reason
+        self.finish()
+
     def finish(self) -> None:
         """Leave the chosen weights, and calibrate them."""
         if self._done or not self._start:

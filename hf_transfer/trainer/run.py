@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import has_length
+from transformers.trainer_utils import TrainOutput, has_length
 
 from hf_transfer.architectures.lookup import wrap
 from hf_transfer.checkpoints.resuming import Resumption, read_resumption
@@ -249,6 +250,17 @@ class PlanRun:
         if advice == "stop":
             self.finish()
         return advice == "stop"
+
+    def give_up(self, error: Exception) -> TrainOutput:
+        """End a training whose loss is not finite with the best weights before; raise where none are held."""
+        if self.phase is None or self.keeper is None or not self.keeper.can_give_up:
+            raise error
+        self.phase.finish()
+        self.keeper.give_up(str(error).partition(".")[0])
+        trainer = self._trainer
+        trainer.is_in_train = False
+        trainer.control = trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
+        return TrainOutput(trainer.state.global_step, math.nan, {})
 
     def _slow_down(self) -> None:
         """Go on at a lower rate, as if the optimizer had made no step."""

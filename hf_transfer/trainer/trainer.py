@@ -18,7 +18,7 @@ from transformers.training_args import OptimizerNames
 from hf_transfer.checkpoints.portable import unpacked
 from hf_transfer.checkpoints.resuming import load_training_state
 from hf_transfer.data.transforms import collate, has_transform, holds_raw_images, with_inputs
-from hf_transfer.errors import PlanError
+from hf_transfer.errors import NonFiniteLossError, PlanError
 from hf_transfer.feature_cache.decision import CacheDecision
 from hf_transfer.feature_cache.rows import SeededCollator
 from hf_transfer.models.memory_format import set_memory_format
@@ -216,7 +216,8 @@ class TransferTrainer(BaseTrainer):
         finish the step, save a checkpoint and raise `InterruptedTrainingError`.
 
         Raises:
-            NonFiniteLossError: The loss became NaN or infinite; checkpoints saved before are kept.
+            NonFiniteLossError: The loss became NaN or infinite; checkpoints saved before are kept. Not raised with
+                held-out images: the best weights before are left.
             FrozenChangedError: A frozen tensor changed.
             ReplicasDifferError: The processes do not hold the same weights.
             InterruptedTrainingError: A signal stopped the run.
@@ -229,6 +230,8 @@ class TransferTrainer(BaseTrainer):
             try:
                 with self.interrupts:
                     return super().train(checkpoint, trial, ignore_keys_for_eval)
+            except NonFiniteLossError as error:
+                return self.run.give_up(error)
             finally:
                 self.run.close()
 

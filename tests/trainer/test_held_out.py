@@ -183,3 +183,28 @@ def test_a_run_that_went_back_is_resumed_at_the_lower_rate(tmp_path: Path) -> No
     again.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-18"))
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name]), name
+
+
+class _Explodes(ht.TransferTrainer):
+    """Its loss is NaN from the sixth step on."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **options: Any) -> Any:
+        loss = super().compute_loss(model, inputs, return_outputs, **options)
+        return loss * float("nan") if self.state.global_step >= 5 and not return_outputs else loss
+
+
+def test_a_loss_that_is_not_finite_ends_at_what_was_held(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Instead of an error the best weights before are left, no worse than the start, and the card says why."""
+    torch.manual_seed(0)
+    plan = ht.recipes.lp_ft(learning_rate=1e-5)
+    args = arguments(tmp_path, num_train_epochs=4)
+    held_out = ht.HeldOut(_Images(48, 1))
+    trainer = _Explodes(tiny.vit(), args, collate, train_dataset=_Images(32, 0), plan=plan, held_out=held_out)
+    trainer.train()
+    assert trainer.run is not None and trainer.run.keeper is not None and trainer.run.keeper.kept is not None
+    kept = trainer.run.keeper.kept
+    assert kept.stopped is not None and "nan" in kept.stopped.lower()
+    assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
+    expected = trainer.run.keeper.seen[kept.chosen.member] / kept.chosen.temperature
+    np.testing.assert_allclose(_logits(trainer, _Images(48, 1)), expected, rtol=1e-3, atol=1e-4)
+    trainer.evaluate(_Images(16, 2))
