@@ -65,7 +65,8 @@ def report(rows: list[Row]) -> str:
     points = {case: {name: 100 * value for name, value in found.items()} for case, found in means(rows).items()}
     lines = [coverage(rows), "", *cases_table(rows), "", "Gains over the probe on the last layer, in points:", ""]
     lines += [*gains_table(points, families), "", "What other weights of the same training would have given:", ""]
-    lines += [*weights_table(rows), "", *judgement(rows, points, families)]
+    lines += [*weights_table(rows), "", "Worse than the solved head that the training began with:", ""]
+    lines += [*below_start_table(rows), "", *judgement(rows, points, families)]
     return "\n".join(lines)
 
 
@@ -233,6 +234,21 @@ def weights_table(rows: list[Row]) -> list[str]:
                 if other is not None:
                     kinds[place].append((other, row["test"]))
         lines.append(f"| {name} | {len(own)} | {' | '.join(_against_end(pairs) for pairs in kinds)} |")
+    return lines
+
+
+def below_start_table(rows: list[Row]) -> list[str]:
+    """In how many runs weights have less balanced accuracy, or a log loss 5 % above, that of the start."""
+    starts = {(case_of(row), row["seed"]): row["test"] for row in rows if row["candidate"] == BASE}
+    lines = ["| candidate | weights | runs | accuracy below | log loss 5 % above |", "|---|---|---:|---:|---:|"]
+    for name in CANDIDATES[len(PROBES) :]:
+        own = [r for r in rows if r["candidate"] == name and "mixtures" in r and (case_of(r), r["seed"]) in starts]
+        pairs = [([row["test"], *_other_weights(row)[3:]], starts[case_of(row), row["seed"]]) for row in own]
+        for place, words in enumerate(("end", "mean of two thirds", "mixture .25", ".5", ".75") if pairs else ()):
+            judged = [(found[place], start) for found, start in pairs]
+            lower = [found["balanced_accuracy"] < start["balanced_accuracy"] for found, start in judged if found]
+            worse = [found["log_loss"] > 1.05 * start["log_loss"] for found, start in judged if found]
+            lines.append(f"| {name} | {words} | {len(own)} | {sum(lower)} | {sum(worse)} |")
     return lines
 
 
