@@ -90,7 +90,8 @@ class Decision:
         if winner.name not in longest:  # it is verified while it runs
             return replace(self, reasons=(*self.reasons, trials.sentence()))
         whole = trials.best.share >= 1
-        accuracy = trials.best.accuracy if whole else max(trials.best.accuracy, winner.accuracy)
+        reached = trials.best.value if trials.metric == "balanced_accuracy" else trials.best.accuracy
+        accuracy = reached if whole else max(reached, winner.accuracy)
         gain = winner.gain + accuracy - winner.accuracy
         error = max(trials.best.standard_error, 0.0 if whole else winner.gain_error)
         chosen = replace(winner, accuracy=accuracy, gain=gain, gain_error=error, measured=whole)

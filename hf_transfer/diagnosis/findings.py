@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from hf_transfer.diagnosis import rules
 from hf_transfer.diagnosis.measurements import ALL, LAST, LayerMeasurement, MeasuredInterval, Measurements
+from hf_transfer.evaluation.tables import metric_name
 
 FEW_CLASSES = 6
 """Up to this number of classes each is named with its images."""
@@ -34,8 +35,8 @@ class Finding:
 
 def findings(m: Measurements) -> tuple[Finding, ...]:
     """All rows, in the order of the sentences."""
-    found = (images(m), largest_class(m), slope(m), gap(m), twin_last(m), twin_best(m), saved(m), depth(m))
-    return tuple(each for each in found if each is not None)
+    rows = (images, largest_class, slope, gap, twin_last, twin_best, saved, depth, expected)
+    return tuple(found for row in rows if (found := row(m)) is not None)
 
 
 def images(m: Measurements) -> Finding:
@@ -108,6 +109,14 @@ def depth(m: Measurements) -> Finding | None:
     return Finding(
         "best earlier layer minus the last, its choice allowed for", signed_points(gain.value), _bounds(gain)
     )
+
+
+def expected(m: Measurements) -> Finding | None:
+    """What the best linear classifier has on other images of the same kind."""
+    if m.expected is None:
+        return None
+    title = f"{metric_name(m.metric)} to expect of the best linear classifier"
+    return Finding(title, f"{m.expected.value:.3f}", f"{m.expected.low:.3f} to {m.expected.high:.3f}")
 
 
 def best_earlier(m: Measurements) -> LayerMeasurement | None:

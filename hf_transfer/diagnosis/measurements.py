@@ -81,6 +81,8 @@ class DataFindings:
         checked_evaluation_images: How many evaluation images were compared; 0 where there are none.
         small_images: Share of images whose shorter side is less than half the model's input.
         grey_images: Share of images without colour.
+        split_difference: How well a linear classifier tells evaluation from training images: the area under its curve,
+            0.5 where not at all; None where they were not compared.
     """
 
     class_counts: Mapping[str, int]
@@ -89,6 +91,7 @@ class DataFindings:
     checked_evaluation_images: int = 0
     small_images: float = 0.0
     grey_images: float = 0.0
+    split_difference: MeasuredInterval | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,9 @@ class Measurements:
         seed: Seed for all random draws.
         twin_sample: Images of the sample that the random twin was compared on: fewer than `sample` where a second full
             pass would be too dear, and then "last", too, is fitted to no more than these for `gain_over_random`.
+        metric: What the layers' scores are: "accuracy" or "balanced_accuracy".
+        expected: What to expect on other images of the best linear classifier that is an ordinary checkpoint, its
+            choice allowed for; on as many as the evaluation split has where that is known. None in older ones.
     """
 
     images: int
@@ -148,6 +154,7 @@ class Measurements:
     seed: int = 0
     twin_sample: int = 0
     metric: str = "accuracy"
+    expected: MeasuredInterval | None = None
 
     def __post_init__(self) -> None:
         if self.classes < 2 or self.images < self.sample or self.sample < self.classes:
@@ -198,7 +205,11 @@ class Measurements:
             findings = dict(data["data"])
             for name in ("noise_suspects", "duplicates"):
                 findings[name] = tuple(tuple(pair) for pair in findings.get(name, ()))
+            if findings.get("split_difference") is not None:
+                findings["split_difference"] = MeasuredInterval(**findings["split_difference"])
             values["data"] = DataFindings(**findings)
+            if data.get("expected") is not None:
+                values["expected"] = MeasuredInterval(**data["expected"])
             values["costs"] = None if data.get("costs") is None else PassCosts(**data["costs"])
             return cls(**values)
         except (KeyError, TypeError) as error:

@@ -18,9 +18,11 @@ from torch.utils.data import Subset
 from hf_transfer.data.preprocessing import output_size
 from hf_transfer.diagnosis import comparing
 from hf_transfer.diagnosis.data_checks import looks_of, near_duplicates, noise_suspects
+from hf_transfer.diagnosis.layer_metric import judged_by, layer_metric, to_expect
 from hf_transfer.diagnosis.measurements import ALL, LAST, CurvePoint, DataFindings, LayerMeasurement, Measurements
 from hf_transfer.diagnosis.probing import LayerProbe, curve, probe, probe_layers
 from hf_transfer.diagnosis.sampling import IntArray, Sample, draw_sample, image_keys, labels_and_names
+from hf_transfer.diagnosis.split_difference import FEWEST, matched_rows, split_difference
 from hf_transfer.diagnosis.timing import timed
 from hf_transfer.diagnosis.twin import CALIBRATION_IMAGES, calibrate, has_statistics, looks_untrained, random_twin
 from hf_transfer.errors import DataError, ModelError
@@ -52,6 +54,7 @@ def measure(
     evaluation_dataset: Any = None,
     sample: int | None = None,
     seed: int = 0,
+    metric: str = "accuracy",
     depths: int = DEPTHS,
     pretrained: bool | None = None,
     cache: bool = True,
@@ -76,9 +79,12 @@ def measure(
         model: An image classifier, whose body is measured; its head may be new. Stays as it is.
         dataset: Training images with labels, as for `hf_transfer.extract_features`.
         processor: As for `hf_transfer.extract_features`.
-        evaluation_dataset: Checked for near-duplicates of the sample, and never used for anything else.
+        evaluation_dataset: Checked for near-duplicates of the sample, and a few hundred of its images for being of the
+            same kind; never used for anything else.
         sample: About how many images to measure; None takes 2,000, or 20 a class up to 10,000, but always two a class.
         seed: Seed for all random draws.
+        metric: What decides. Layers are judged by accuracy, or for "balanced_accuracy" and "macro_f1" by balanced
+            accuracy.
         depths: Most layers to measure, evenly spread over the groups before the head.
         pretrained: Whether the model has pretrained weights; None looks at its norm layers.
         cache: As in `extract_features`. Where the sample is the whole data set, a linear probe on one of these layers
@@ -96,6 +102,7 @@ def measure(
             finite.
         LayerGroupError: The model has no head.
     """
+    metric = layer_metric(metric)
     names = layers_at_depths(model, depths)
     labels, class_names = labels_and_names(dataset, model)
     drawn = draw_sample(dataset, labels, class_names, sample, seed)
@@ -116,14 +123,24 @@ def measure(
     random = None
     if pretrained:
         random = twin_features(model, dataset, processor, drawn, twin_rows, names, seed, options)
+    compared = evaluation_features(model, evaluation_dataset, processor, labels[drawn.rows], seed, options)
     costs = timed(model, dataset, processor, drawn.rows.tolist(), seconds / len(drawn.rows)).costs(drawn.total)
 
     def conclude() -> Measurements:
         probes = judge(features, drawn.labels, len(drawn.names), seed)
         twin = judge_twin(features, probes, random or {}, drawn.labels, twin_rows, len(drawn.names), seed)
-        found = _measurements(drawn, features, probes, twin, {LAST, *truncation_points(model)}, seed)
+        part = drawn.labels[twin_rows]
+        twin = {name: (judged_by(metric, a, part), judged_by(metric, b, part)) for name, (a, b) in twin.items()}
+        native = {LAST, *truncation_points(model)}
+        found = _measurements(drawn, features, probes, twin, native, seed, metric)
         data = find_in_data(dataset, drawn, features[_best(probes)], evaluation_dataset, _input_edge(model, processor))
-        return replace(found, data=data, costs=costs, pretrained=pretrained)
+        if compared is not None:
+            difference = split_difference(features[LAST][compared[0]], compared[1], seed)
+            data = replace(data, split_difference=difference)
+        ends = [each for name, each in probes.items() if name in native]
+        later = None if evaluation_dataset is None else len(evaluation_dataset)
+        expected = to_expect(metric, ends, drawn.labels, later)
+        return replace(found, data=data, costs=costs, pretrained=pretrained, expected=expected)
 
     return on_first_rank(conclude)
 
@@ -176,6 +193,34 @@ def twin_features(
         return features_of(twin, dataset, processor, rows, layers, len(rows) == drawn.total, options)
     except DataError as error:  # random weights can make activations overflow
         logger.warning("Similarity is not measured, as the random twin is of no use: %s", error)
+        return None
+
+
+def evaluation_features(
+    model: nn.Module,
+    evaluation_dataset: Any,
+    processor: Any,
+    labels: IntArray,
+    seed: int,
+    options: Mapping[str, Any],
+) -> tuple[IntArray, FloatArray] | None:
+    """Places in the sample, and features of the last layer of as many evaluation images of the same classes.
+
+    None where there are none to compare, with a warning where they cannot be read as the training images are.
+    """
+    if evaluation_dataset is None:
+        return None
+    try:
+        there = labels_and_names(evaluation_dataset, model)[0]
+        order = np.argsort(image_keys(evaluation_dataset, len(there), seed), kind="stable")
+        ours, found = matched_rows(labels, there[order])
+        theirs = order[found]
+        if len(theirs) < FEWEST:
+            return None
+        is_all = len(theirs) == len(evaluation_dataset)
+        return ours, features_of(model, evaluation_dataset, processor, theirs, [LAST], is_all, options)[LAST]
+    except DataError as error:
+        logger.warning("Evaluation and training images are not compared: %s", error)
         return None
 
 
@@ -249,9 +294,12 @@ def _measurements(
     twin: Mapping[str, tuple[LayerProbe, LayerProbe]],
     native: Collection[str],
     seed: int,
+    metric: str,
 ) -> Measurements:
+    plain, probes = probes, {name: judged_by(metric, found, drawn.labels) for name, found in probes.items()}
     best = _best(probes)
-    points = curve(features[best], drawn.labels, len(drawn.names), probes[best], seed)
+    points = curve(features[best], drawn.labels, len(drawn.names), plain[best], seed)
+    points = [judged_by(metric, each, drawn.labels) for each in points]
     earlier = [found for name, found in probes.items() if name != ALL and found is not probes[LAST]]
     random = [found for found, _ in twin.values()]
     return Measurements(
@@ -269,6 +317,7 @@ def _measurements(
         data=DataFindings({}),
         seed=seed,
         twin_sample=len(random[0].hits) if random else 0,
+        metric=metric,
     )
 
 
@@ -286,7 +335,7 @@ def _layer(
     return LayerMeasurement(
         layer=name,
         channels=sum(channels.values()) if name == ALL else channels[name],
-        accuracy=found.accuracy,
+        accuracy=max(found.accuracy, 0.0),  # weighted means may be below by rounding
         standard_error=found.standard_error,
         train_accuracy=found.train_accuracy,
         behind_best=behind,

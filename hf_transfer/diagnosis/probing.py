@@ -44,6 +44,7 @@ class LayerProbe:
         train_accuracy: On the images fitted to.
         fitted: Number of images that a classifier was fitted to.
         estimate: In words.
+        seen: `(images,)`: whether the classifier that was fitted to all is right; None where that is not known.
     """
 
     hits: FloatArray
@@ -51,6 +52,7 @@ class LayerProbe:
     train_accuracy: float
     fitted: int
     estimate: str
+    seen: FloatArray | None = None
 
     @property
     def accuracy(self) -> float:
@@ -133,7 +135,8 @@ def _probe(
         fitted = round(len(labels) * (1 - 1 / FOLDS))
         estimate = f"{FOLDS}-fold cross-validation, {repeats} times"
     best = _best(hits[:, counted])
-    return LayerProbe(_judged_by_others(hits, counted), counted, float(seen[best].mean()), fitted, estimate)
+    judged = _judged_by_others(hits, counted)
+    return LayerProbe(judged, counted, float(seen[best].mean()), fitted, estimate, seen[best])
 
 
 def curve(features: FloatArray, labels: IntArray, classes: int, full: LayerProbe, seed: int = 0) -> list[LayerProbe]:

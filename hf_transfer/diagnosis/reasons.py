@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hf_transfer.diagnosis import findings, rules
+from hf_transfer.diagnosis import findings, rules, split_difference
 from hf_transfer.diagnosis.candidates import Candidate, best_candidate
 from hf_transfer.diagnosis.measurements import LAST, Measurements
 from hf_transfer.diagnosis.tables import gain_in_words
+from hf_transfer.evaluation.deciding import UNEVEN
 from hf_transfer.evaluation.tables import metric_name
 
 _ALLOWANCE = {
@@ -16,8 +17,6 @@ _ALLOWANCE = {
     "best": "the one expected to be the best",
 }
 _SIZES = {True: "large", False: "small", None: "neither surely small nor surely large"}
-_UNEVEN = 5.0
-"""From this ratio of the largest to the smallest class on, accuracy says little of the smallest."""
 _NOISY = 0.02
 """Below this share of suspects, which neighbours give even for right labels, nothing is said."""
 _MANY = 0.5
@@ -50,6 +49,12 @@ def points(difference: float) -> str:
     """A difference of accuracies, in points."""
     value = abs(100 * difference)
     return f"{value:.1f} point" if f"{value:.1f}" == "1.0" else f"{value:.1f} points"
+
+
+def _said_of_metric(m: Measurements) -> str:
+    if m.metric == "accuracy":
+        return "Accuracy decides all the same, as asked for; look at balanced accuracy and macro F1, too."
+    return f"So {metric_name(m.metric)} decides."
 
 
 def _size(m: Measurements) -> str:
@@ -142,17 +147,23 @@ def warnings(measurements: Measurements) -> tuple[str, ...]:
             f"{images:,} of {data.checked_evaluation_images:,} evaluation images {verb} nearly the same as a training "
             "image, which makes results too good. Remove such images from one of the splits."
         )
+    difference = data.split_difference
+    if difference is not None and split_difference.differ(difference):
+        found.append(
+            "The evaluation images differ from the training images: a linear classifier tells them apart with an area "
+            f"under the curve of {difference.value:.2f} (95 % interval {difference.low:.2f} to {difference.high:.2f}; "
+            "chance is 0.5). No promise holds for them: results there may be far from what is expected."
+        )
     if len(data.noise_suspects) > _NOISY * m.sample:
         found.append(
             f"{len(data.noise_suspects):,} of {m.sample:,} training images look like another class than their label "
             "says: look at them."
         )
     counts = [count for count in data.class_counts.values() if count]
-    if counts and max(counts) >= _UNEVEN * min(counts):
+    if counts and max(counts) >= UNEVEN * min(counts):
         found.append(
             f"The largest class has {max(counts):,} images, the smallest {min(counts):,}: a classifier that always "
-            f"names the largest has an accuracy of {max(counts) / sum(counts):.3f}. Look at balanced accuracy and "
-            "macro F1, too."
+            f"names the largest has an accuracy of {max(counts) / sum(counts):.3f}. {_said_of_metric(m)}"
         )
     if data.small_images > _MANY:
         found.append(

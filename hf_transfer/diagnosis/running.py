@@ -59,10 +59,11 @@ def diagnose(
             tries nothing.
         prefer: "fast" takes the cheapest candidate that is within two standard errors of the best, "balanced" of those
             within one the one with the lowest log loss in trials, else the cheapest, "best" the best.
-        metric: What decides in trials: "accuracy", "balanced_accuracy", "macro_f1" or "log_loss". None takes accuracy,
-            and balanced accuracy where the largest class has three times the images of the smallest.
+        metric: What decides among layers and in trials: "accuracy", "balanced_accuracy", "macro_f1" or "log_loss".
+            None takes accuracy, and balanced accuracy where the largest class has three times the images of the
+            smallest.
         evaluation_dataset: Evaluation images, which are only compared with the training images, to find
-            near-duplicates; nothing is decided on them.
+            near-duplicates and splits that differ; nothing is decided on them.
         allow_probe_file: Also choose a classifier on features that no ordinary checkpoint can express.
         sample: Images that are measured; None takes the default of `measure`.
         seed: Seed for all random draws.
@@ -76,12 +77,11 @@ def diagnose(
         DataError: Labels are missing, or there is one class only.
     """
     check_budget(budget)
-    evidence = measure(
-        model, dataset, processor, evaluation_dataset=evaluation_dataset, sample=sample, seed=seed, **measuring
-    )
-    decision = decide(evidence, prefer, allow_probe_file)
     labels = labels_and_names(dataset, model)[0]
     metric = default_metric(np.bincount(labels).tolist()) if metric is None else check_metric(metric)
+    kept = {"evaluation_dataset": evaluation_dataset, "sample": sample, "seed": seed, "metric": metric}
+    evidence = measure(model, dataset, processor, **kept, **measuring)
+    decision = decide(evidence, prefer, allow_probe_file)
     if budget is None:
         return Diagnosis(evidence, decision)
     rows = hold_out(dataset, labels, seed)

@@ -24,36 +24,32 @@ MOST_IMAGES = 200
 """Of each split. By 200 images an area of 0.6 is known to 0.06."""
 DIFFERENT = 0.6
 """Splits differ where the area under the curve is surely above this. Chance is 0.5; less than this hardly matters."""
-_FEWEST = 15
+FEWEST = 15
+"""Images of each split; of fewer nothing is told."""
 _FOLDS = 5
 _RIDGE = 1.0
 _NORMAL = 1.96
 
 
-def matched_rows(train_labels: IntArray, evaluation_labels: IntArray, seed: int = 0) -> tuple[IntArray, IntArray]:
-    """Rows of both splits to compare: as many of each class, at most `MOST_IMAGES` of each split.
+def matched_rows(train_labels: IntArray, evaluation_labels: IntArray) -> tuple[IntArray, IntArray]:
+    """Rows of both splits to compare: the first of each class, as many in both, about `MOST_IMAGES` of each split.
 
     Args:
-        train_labels: `(images,)`.
-        evaluation_labels: `(images,)`, numbered in the same way.
-        seed: Seed for the draw.
+        train_labels: `(images,)`, in random order.
+        evaluation_labels: `(images,)`, in random order, numbered in the same way.
+
+    Returns:
+        Rows of each, rising, at most `MOST_IMAGES`.
     """
-    generator = np.random.default_rng(seed)
-    ours, theirs = (generator.permutation(len(labels)) for labels in (train_labels, evaluation_labels))
-    found: tuple[list[IntArray], list[IntArray]] = ([], [])
-    shared = np.intersect1d(train_labels, evaluation_labels)
-    there = {
-        label: min(int((labels == label).sum()) for labels in (train_labels, evaluation_labels)) for label in shared
-    }
-    share = min(1.0, MOST_IMAGES / max(sum(there.values()), 1))
-    for label, images in there.items():
-        taken = max(1, int(images * share))
-        found[0].append(ours[train_labels[ours] == label][:taken])
-        found[1].append(theirs[evaluation_labels[theirs] == label][:taken])
-    if not there:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    one, other = (np.concatenate(each) for each in found)
-    return one[:MOST_IMAGES], other[:MOST_IMAGES]
+    counts = [
+        np.bincount(labels, minlength=_classes(train_labels, evaluation_labels))
+        for labels in (train_labels, evaluation_labels)
+    ]
+    there = np.minimum(*counts)
+    share = min(1.0, MOST_IMAGES / max(int(there.sum()), 1))
+    taken = np.where(there > 0, np.maximum((there * share).astype(np.int64), 1), 0)
+    one, other = (_first(labels, taken) for labels in (train_labels, evaluation_labels))
+    return one, other
 
 
 def split_difference(train: FloatArray, evaluation: FloatArray, seed: int = 0) -> MeasuredInterval | None:
@@ -67,7 +63,7 @@ def split_difference(train: FloatArray, evaluation: FloatArray, seed: int = 0) -
     Returns:
         0.5 where the two look alike, 1 where they are told apart; None for fewer than fifteen images of one of them.
     """
-    if min(len(train), len(evaluation)) < _FEWEST:
+    if min(len(train), len(evaluation)) < FEWEST:
         return None
     features = np.concatenate([train, evaluation]).astype(np.float64)
     side = np.repeat([0, 1], [len(train), len(evaluation)])
@@ -110,3 +106,14 @@ def _area_error(area: float, negative: int, positive: int) -> float:
     variance = inside * (1 - inside)
     variance += (positive - 1) * (two_positive - inside**2) + (negative - 1) * (two_negative - inside**2)
     return float(np.sqrt(variance / (negative * positive)))
+
+
+def _classes(*labels: IntArray) -> int:
+    return int(max(each.max(initial=-1) for each in labels)) + 1
+
+
+def _first(labels: IntArray, taken: IntArray) -> IntArray:
+    """The first images of each class, rising; where there are too many classes, of the first of these."""
+    kept = np.where(np.cumsum(taken) <= MOST_IMAGES, taken, 0)
+    rows = [np.flatnonzero(labels == label)[: kept[label]] for label in np.flatnonzero(kept)]
+    return np.sort(np.concatenate([np.empty(0, np.int64), *rows]))

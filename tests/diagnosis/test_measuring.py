@@ -18,6 +18,7 @@ from torch import nn
 
 from hf_transfer.diagnosis.measurements import ALL, LAST, Measurements
 from hf_transfer.diagnosis.measuring import measure
+from hf_transfer.diagnosis.split_difference import differ
 from hf_transfer.diagnosis.twin import CALIBRATION_IMAGES
 from hf_transfer.errors import ArgumentError, DataError
 from hf_transfer.features.depths import layers_at_depths
@@ -236,3 +237,23 @@ def test_ten_thousand_classes(tmp_path: Path) -> None:
     found = _measure(_trained(tiny.resnet()), Many(), tmp_path, depths=2, cache=False)
     assert found.classes == 10_000
     assert found.sample == 20_000
+
+
+def test_evaluation_images_of_another_kind_are_noticed(tmp_path: Path) -> None:
+    """Images of the same kind are not told apart from those of the training, images with less noise are."""
+    data, labels = _bright([i % 3 for i in range(90)]), [i % 3 for i in range(60)]
+    model, found = _trained(tiny.vit()), []
+    for other in (_bright(labels, seed=3), _bright(labels, seed=3, noise=5)):
+        measured = _measure(model, data, tmp_path, evaluation_dataset=other)
+        assert measured.expected is not None
+        found.append(measured.data.split_difference)
+    assert not differ(found[0]) and differ(found[1])
+
+
+def test_the_metric_that_decides_judges_layers(tmp_path: Path) -> None:
+    """On uneven classes the scores of the layers are balanced accuracies, and the measurements say so."""
+    data = _bright([0] * 60 + [1] * 12, noise=250.0)
+    plain, fair = (_measure(_trained(tiny.vit()), data, tmp_path, metric=each) for each in ("accuracy", "macro_f1"))
+    assert (plain.metric, fair.metric) == ("accuracy", "balanced_accuracy")
+    assert plain.layer(LAST).accuracy != fair.layer(LAST).accuracy
+    assert Measurements.from_dict(json.loads(json.dumps(fair.to_dict()))) == fair

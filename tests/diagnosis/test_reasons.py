@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hf_transfer.diagnosis import rules, tables
 from hf_transfer.diagnosis.decide import decide
 from hf_transfer.diagnosis.findings import findings
-from hf_transfer.diagnosis.measurements import DataFindings, Measurements
+from hf_transfer.diagnosis.measurements import DataFindings, MeasuredInterval, Measurements
 from hf_transfer.diagnosis.result import Diagnosis
 from tests.helpers.diagnosed import measured
 
@@ -82,3 +82,11 @@ def test_uneven_classes_name_the_share_of_the_largest() -> None:
     m = measured(data=DataFindings({"good": 160, "defect": 32}))
     assert "always names the largest has an accuracy of 0.833" in " ".join(decide(m).warnings)
     assert ("share of the largest class", "0.833") in [(row.title, row.value) for row in findings(m)]
+
+
+def test_splits_that_differ_are_told() -> None:
+    """The warning has the area with its interval, and says that no promise holds."""
+    for low, told in ((0.59, False), (0.61, True)):
+        data = DataFindings({"a": 9, "b": 9}, split_difference=MeasuredInterval(0.75, low, 0.9))
+        found = " ".join(decide(measured(data=data)).warnings)
+        assert ("No promise holds for them" in found and "0.75 (95 % interval 0.61 to 0.90" in found) is told
