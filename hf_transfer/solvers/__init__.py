@@ -17,6 +17,7 @@ from hf_transfer.solvers.logistic import logistic
 from hf_transfer.solvers.problem import ClassWeights, Problem, stratified_folds
 from hf_transfer.solvers.ridge import ridge, ridge_held_out
 from hf_transfer.solvers.rotation import Rotation
+from hf_transfer.solvers.scaling import Scaling
 from hf_transfer.solvers.sgd_grid import sgd_grid
 from hf_transfer.solvers.svm import svm
 
@@ -26,6 +27,7 @@ __all__ = [
     "LinearHead",
     "PathPoint",
     "Problem",
+    "Scaling",
     "SolvedHead",
     "Solver",
     "logistic",
@@ -58,6 +60,7 @@ def solve(
     bias: bool = True,
     seed: int = 0,
     rotation: Rotation | None = None,
+    scaling: Scaling = "auto",
 ) -> SolvedHead:
     """Fit a linear head to features, with whatever the solver chooses chosen on held-out images.
 
@@ -72,6 +75,7 @@ def solve(
         seed: Seed for all random draws: the same seed gives the same head.
         rotation: Rotation of the features, as "logistic" and "svm" make it, where it is known; other solvers make
             their own.
+        scaling: See `hf_transfer.solvers.scaling.powers_of`; "sgd" standardises.
 
     Raises:
         ArgumentError: The solver is unknown, or an argument is not as described.
@@ -83,7 +87,9 @@ def solve(
     problem = Problem.of(features, labels, classes, class_weights)
     present, compact = np.unique(problem.labels, return_inverse=True)
     reduced = replace(problem, labels=compact, classes=len(present), class_weights=problem.class_weights[present])
-    known = {"rotation": rotation} if solver in ("logistic", "svm") else {}
+    known: dict[str, Any] = {} if solver == "sgd" else {"scaling": scaling}
+    if solver in ("logistic", "svm"):
+        known["rotation"] = rotation
     solved = SOLVERS[solver](reduced, bias=bias, seed=seed, **known)
     if len(present) < problem.classes:
         solved = replace(solved, head=_spread(solved.head, problem, present, bias))

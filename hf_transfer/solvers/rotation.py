@@ -1,4 +1,4 @@
-"""Standardised features in the basis of their principal axes: one eigendecomposition serves all solvers.
+"""Scaled features in the basis of their principal axes: one eigendecomposition serves all solvers.
 
 The loss of a linear head does not change under a rotation of the features, and neither does the L2 norm of its
 weights. In this basis ridge regression is diagonal, and the curvature of the other losses nearly so, which spares
@@ -26,14 +26,16 @@ _NEGLIGIBLE_SINGLE = 1e-6
 
 @dataclass(frozen=True)
 class Rotation:
-    """Axes of standardised features.
+    """Axes of scaled features.
 
     Attributes:
         mean: `(channels,)`; zero where the head has no bias to take it up.
-        scale: `(channels,)`; standard deviations, infinite for constant channels, which thereby count for nothing.
+        scale: `(channels,)`; as `mean_and_scale` gives it: infinite for constant channels, which thereby count for
+            nothing.
         axes: `(channels, rank)`, orthonormal columns.
         eigenvalues: `(rank,)`: of the sum of (weighted) outer products of the rotated features, falling.
-        coordinates: `(images, rank)`, float64 or float32: the standardised features along the axes.
+        coordinates: `(images, rank)`, float64 or float32: the scaled features along the axes.
+        power: Of the standard deviation in `scale`.
     """
 
     mean: FloatArray
@@ -41,6 +43,12 @@ class Rotation:
     axes: FloatArray
     eigenvalues: FloatArray
     coordinates: FloatArray
+    power: float = 1.0
+
+    def along(self, features: FloatArray) -> FloatArray:
+        """Coordinates `(images, rank)` of other features."""
+        projected: FloatArray = ((features - self.mean) / self.scale) @ self.axes
+        return projected
 
     def head(self, weight: FloatArray, bias: FloatArray) -> LinearHead:
         """The head on plain features that is `weight` `(rank, classes)` and `bias` `(classes,)` on coordinates."""
@@ -49,9 +57,13 @@ class Rotation:
 
 
 def rotate(
-    features: FloatArray, weights: FloatArray | None = None, bias: bool = True, dtype: type = np.float64
+    features: FloatArray,
+    weights: FloatArray | None = None,
+    bias: bool = True,
+    dtype: type = np.float64,
+    power: float = 1.0,
 ) -> Rotation:
-    """Standardise features and rotate them to their principal axes.
+    """Scale features and rotate them to their principal axes.
 
     Mean and scale are those of all images without their labels, also where some are held out later.
 
@@ -60,6 +72,7 @@ def rotate(
         weights: `(images,)`: weights of the images in mean, scale and axes; None weighs all alike.
         bias: Whether the head has a bias; without one features are scaled but not centred.
         dtype: Data type of the coordinates.
+        power: Of the standard deviation by which each channel is divided; see `mean_and_scale`.
 
     Raises:
         ArgumentError: There are too many images and channels for an eigendecomposition.
@@ -71,7 +84,7 @@ def rotate(
             f'{LARGEST_DECOMPOSITION} of one of the two). Use solver="sgd".'
         )
     weights = np.ones(images) if weights is None else weights
-    mean, scale = mean_and_scale(features, weights, bias)
+    mean, scale = mean_and_scale(features, weights, bias, power)
     if images > channels:
         gram: FloatArray = np.zeros((channels, channels), dtype)
         roots = np.sqrt(weights)[:, None]
@@ -88,11 +101,24 @@ def rotate(
     cast_axes: FloatArray = axes.astype(dtype)
     for rows in blocks(images):
         coordinates[rows] = ((features[rows] - mean) / scale).astype(dtype) @ cast_axes
-    return Rotation(mean, scale, axes, eigenvalues, coordinates)
+    return Rotation(mean, scale, axes, eigenvalues, coordinates, power)
 
 
-def mean_and_scale(features: FloatArray, weights: FloatArray, centre: bool) -> tuple[FloatArray, FloatArray]:
-    """Weighted mean (zero without centring) and standard deviation (infinite for constant channels)."""
+def mean_and_scale(
+    features: FloatArray, weights: FloatArray, centre: bool, power: float = 1.0
+) -> tuple[FloatArray, FloatArray]:
+    """Weighted mean and the scale that features are divided by.
+
+    Args:
+        features: `(images, channels)`.
+        weights: `(images,)`.
+        centre: Whether the mean is taken off; without, it is zero, and deviations are those from zero.
+        power: The scale is the standard deviation to this power, times what brings the mean variance of all channels
+            to 1: with 1 each channel has variance 1, with 0 all channels are divided by the same number.
+
+    Returns:
+        `(channels,)` each; the scale is infinite for constant channels.
+    """
     total = weights.sum()
     mean = np.zeros(features.shape[1])
     for rows in blocks(len(features)):
@@ -101,10 +127,12 @@ def mean_and_scale(features: FloatArray, weights: FloatArray, centre: bool) -> t
     variance = np.zeros_like(mean)
     for rows in blocks(len(features)):
         variance += weights[rows] @ np.square(features[rows] - offset) / total
-    scale = np.sqrt(variance)
+    deviation = np.sqrt(variance)
     # What differs by rounding alone is constant.
-    constant = scale <= 1e-6 * np.abs(mean) if centre else scale == 0
-    return offset, np.where(constant | (scale < 1e-30), np.inf, scale)
+    constant = (deviation <= 1e-6 * np.abs(mean) if centre else deviation == 0) | (deviation < 1e-30)
+    scale = np.where(constant, np.inf, deviation**power)
+    left = np.square(deviation / scale)[~constant]
+    return offset, scale * np.sqrt(left.mean()) if len(left) else scale
 
 
 def leading_axes(gram: FloatArray) -> tuple[FloatArray, FloatArray]:

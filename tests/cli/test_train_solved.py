@@ -40,7 +40,7 @@ def test_a_solved_head_is_recorded_as_what_it_is(recipe: str, dark_and_light: Pa
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     solved = run["training"]["solved_head"]
     assert solved["solver"] == ("svm" if recipe == "svm" else "logistic")
-    assert solved["value"] > 0 and solved["estimate"] == "5-fold cross-validation"
+    assert solved["value"] > 0 and solved["estimate"] == "10-fold cross-validation, 5 times"
     assert solved["layer"]["layer"] == "last"
     plan = json.loads((tmp_path / "run" / "transfer_plan.json").read_text())
     assert {phase["learning_rate"] for group in plan["groups"] for phase in group["phases"]} == {None}

@@ -50,7 +50,7 @@ def test_leave_one_out_is_what_refitting_without_each_image_gives(
 def test_logistic_reaches_the_optimum_of_scikit_learn(images: int, channels: int, weights: str | None) -> None:
     """The objective of the folded head, on plain features, is scikit-learn's to 1e-4."""
     p = problem(images, channels, weights=weights)
-    solved = logistic(p, [0.01])
+    solved = logistic(p, [0.01], scaling="standard")
     inputs = standardised(p)
     theirs = LogisticRegression(C=1 / (0.01 * images), tol=1e-10, max_iter=10_000)
     theirs.fit(inputs, p.labels, p.image_weights)
@@ -69,7 +69,7 @@ def test_logistic_reaches_the_optimum_of_scikit_learn(images: int, channels: int
 def test_svm_decides_as_liblinear() -> None:
     """At the same penalty decisions are those of LinearSVC, and the temperature does not change them."""
     p = problem(300, 10)
-    solved = svm(p, [0.01])
+    solved = svm(p, [0.01], scaling="standard")
     # A large scale of the bias makes its penalty, which ours has not, as good as none.
     theirs = LinearSVC(C=1 / (0.01 * 300), loss="squared_hinge", tol=1e-8, max_iter=200_000, intercept_scaling=30)
     theirs.fit(standardised(p), p.labels)
@@ -154,8 +154,9 @@ def test_folds_are_stratified_and_repeat() -> None:
 
 
 def test_few_images_are_judged_by_cross_validation() -> None:
-    """Below 20 images a class leave-one-out is not trusted."""
-    assert ridge(problem(30, 5)).estimate.startswith("5-fold")
+    """Below 20 images a class leave-one-out is not trusted, and one division into folds says too little."""
+    assert ridge(problem(30, 5)).estimate == "5-fold cross-validation, 5 times"
+    assert logistic(problem(30, 5)).estimate == "10-fold cross-validation, 5 times"
     assert ridge(problem(90, 5)).estimate == "leave-one-out"
 
 
