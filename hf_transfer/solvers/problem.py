@@ -168,7 +168,7 @@ def kept_shares(labels: IntArray, fitted: npt.NDArray[np.bool_]) -> FloatArray:
     """How much more the images of each class must count so that a fold's training images have the shares of all.
 
     Without it a held-out image is always of a class that is rarer among the images fitted to than among all, and
-    few images are judged far too low: at five a class by 12 points, leaving one out of ten and ten below chance.
+    few images are judged too low: four synthetic classes of five images by 12 points.
 
     Args:
         labels: `(images,)`.
