@@ -134,13 +134,13 @@ TIMM_NAMES = tuple(_TIMM_OPTIONS)
 
 
 def timm_model(name: str, num_labels: int = 3) -> nn.Module:
-    return timm.create_model(name, pretrained=False, num_classes=num_labels, **_TIMM_OPTIONS[name])
+    return timm.create_model(name, pretrained=False, num_classes=num_labels, **_TIMM_OPTIONS.get(name, {}))
 
 
 def timm_wrapper(name: str, num_labels: int = 3) -> nn.Module:
     return TimmWrapperForImageClassification(
         TimmWrapperConfig(
-            architecture=name, num_labels=num_labels, model_args=dict(_TIMM_OPTIONS[name]), do_pooling=True
+            architecture=name, num_labels=num_labels, model_args=dict(_TIMM_OPTIONS.get(name, {})), do_pooling=True
         )
     )
 
