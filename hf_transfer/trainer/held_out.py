@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -111,9 +112,14 @@ class WeightKeeper:
         """Labels of the held-out images."""
         return self._labels
 
+    def last_step(self, total: int) -> int:
+        """The step that a training of some steps ends with."""
+        follow = self._how.follow
+        return total if follow is None else min(max(math.ceil(round(follow.share * total, 6)), 1), total)
+
     def begin(self, step: int, total: int) -> None:
         """Begin with a step; the weights are then those of the start, unless a checkpoint told another one."""
-        self._total, self._done = total, step >= total
+        self._total, self._done = total, step >= self.last_step(total)
         if self._done or self._start:
             return
         self._start = self._copied()
@@ -132,9 +138,7 @@ class WeightKeeper:
         """
         if self._done:
             return "go on"
-        if self._how.follow is not None:
-            return "stop" if self._how.follow.share * self._total <= step < self._total else "go on"
-        if step == self._total or not self._is_point(step):
+        if self._how.follow is not None or step == self._total or not self._is_point(step):
             return "go on"
         share = round(step / self._total, 4)
         with averaged():
@@ -200,12 +204,13 @@ class WeightKeeper:
 
     def save(self, folder: Path) -> None:
         """Write what resuming needs into a checkpoint."""
-        if not self._start or self._done or self._how.dataset is None:
+        if not self._start or self._done:
             return
         tensors = {f"start.{name}": value for name, value in self._start.items()}
         tensors |= {f"best.{name}": value for name, value in self._best.items()}
         tensors |= {f"logits.{name}": torch.from_numpy(np.array(value)) for name, value in self._begun.items()}
-        tensors["labels"] = torch.from_numpy(np.array(self._labels))
+        if self._labels is not None:
+            tensors["labels"] = torch.from_numpy(np.array(self._labels))
         plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
         points = [[p.member.share, p.value, p.log_loss, p.temperature] for p in self.points]
         facts = {"points": points, "best": self._best_member.share, "slowed_at": self.slowed_at}
@@ -217,7 +222,7 @@ class WeightKeeper:
         Raises:
             PlanError: The file is damaged or of another model.
         """
-        if not (folder / HELD_OUT_FILE).is_file() or self._how.dataset is None:
+        if not (folder / HELD_OUT_FILE).is_file():
             return
         try:
             with safe_open(folder / HELD_OUT_FILE, framework="pt") as file:
@@ -228,7 +233,7 @@ class WeightKeeper:
                 if name != "labels":
                     kind, _, own = name.partition(".")
                     parts[kind][own] = value
-            self._labels = tensors["labels"].numpy()
+            self._labels = tensors["labels"].numpy() if "labels" in tensors else None
             self._start, self._best = parts["start"], parts["best"]
             self._begun = {name: value.numpy() for name, value in parts["logits"].items()}
             self._best_member, self.slowed_at = Member(float(facts["best"])), facts["slowed_at"]

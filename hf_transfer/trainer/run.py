@@ -231,6 +231,11 @@ class PlanRun:
         assert self.phase is not None
         self.learning_rates = self.phase.learning_rates(optimizer)
 
+    def last_step(self, resolved: ResolvedPlan) -> int:
+        """The step that the training ends with: that of the plan, or earlier where chosen weights are followed."""
+        end = resolved.phases[-1].end
+        return end if self.keeper is None else self.keeper.last_step(end)
+
     def end_step(self, step: int) -> bool:
         """Average the weights, end the phase with its last step, and look at the weights on held-out images.
 
@@ -241,8 +246,8 @@ class PlanRun:
         self.phase.step_ended(step)
         if self.keeper is None:
             return False
-        if step == self.phase.clock.resolved.phases[-1].end:
-            self.keeper.finish()
+        if step == self.last_step(self.phase.clock.resolved):
+            self.finish()
             return False
         advice = self.keeper.step_ended(step, self.phase.averaged)
         if advice == "slow down":

@@ -264,7 +264,7 @@ class TransferTrainer(BaseTrainer):
             return super().set_initial_training_values(args, dataloader)
         steps_per_epoch = super().set_initial_training_values(replaced(args, max_steps=1), dataloader)[1]
         resolved = self.run.begin(args, steps_per_epoch)
-        counted = replaced(args, max_steps=resolved.phases[-1].end)
+        counted = replaced(args, max_steps=self.run.last_step(resolved))
         return super().set_initial_training_values(counted, dataloader)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,9 @@ from hf_transfer.diagnosis.candidates import Candidate
 from hf_transfer.diagnosis.decide import decide
 from hf_transfer.diagnosis.measurements import Measurements
 from hf_transfer.diagnosis.result import Diagnosis
+from hf_transfer.diagnosis.trials import Trial, Trials
 from hf_transfer.errors import ArgumentError
+from hf_transfer.phases.kept_weights import Member
 from hf_transfer.reporting.record import RunRecord
 from tests.helpers.diagnosed import measured
 from tests.helpers.image_files import write_classes
@@ -44,7 +47,7 @@ def measure_as(monkeypatch: pytest.MonkeyPatch) -> Any:
     def set_to(**given: Any) -> list[dict[str, Any]]:
         def measure(model: Any, dataset: Any, processor: Any = None, **options: Any) -> Measurements:
             calls.append(options)
-            return measured(**given)
+            return _of_the_model(measured(**given))
 
         monkeypatch.setattr(running, "measure", measure)
         return calls
@@ -52,9 +55,21 @@ def measure_as(monkeypatch: pytest.MonkeyPatch) -> Any:
     return set_to
 
 
+def _of_the_model(measurements: Measurements) -> Measurements:
+    """Hand-built measurements with the names of the model's own blocks, which trials look up."""
+    layers = tuple(replace(each, layer=each.layer.replace("block.", "vit.layers.")) for each in measurements.layers)
+    return replace(measurements, layers=layers)
+
+
 def train(model: Path, images: Path, output: Path, *flags: str) -> int:
     words = ("--model_name_or_path", str(model), "--dataset", str(images), "--output_dir", str(output))
     return main(["train", *words, "--recipe", "auto", *flags])
+
+
+def _as_chosen(tried: Any, chosen: Candidate, *_: Any) -> Trials:
+    """In the place of trials: what was chosen is right, and best after three quarters of its steps."""
+    trials = tuple(Trial(each.name, 1.0, 0.9, 0.9, 0.01, 0.3, 1.0) for each in tried if each.name == chosen.name)
+    return Trials(trials, chosen.name, 32, None, 1.0, True, follow=Member(0.75), temperature=2.0)
 
 
 @pytest.mark.slow
@@ -81,15 +96,22 @@ def test_a_probe_is_chosen_solved_and_recorded(
 
 @pytest.mark.slow
 def test_fine_tuning_takes_its_options_and_resumes_with_the_stored_decision(
-    photos_without_test: Path, vit: Path, tmp_path: Path, measure_as: Any
+    photos_without_test: Path, vit: Path, tmp_path: Path, measure_as: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The chosen lengths and rates are trained, flags win over them, and resuming does not measure again."""
+    """What was chosen is trained and its weights followed, flags win, and resuming neither measures nor tries again."""
     calls = measure_as(**TUNED)
+    monkeypatch.setattr(running, "verify", _as_chosen)
     run = tmp_path / "run"
     flags = ("--num_train_epochs", "2", "--per_device_train_batch_size", "16", "--save_total_limit", "9")
     assert train(vit, photos_without_test, run, *flags) == 0
     record = RunRecord.load(run / "run.json")
     assert record.training["plan"]["plan"]["recipe"] == "lp_ft"
+    assert record.training["held_out"] == {
+        "followed": "after 75% of the steps",
+        "metric": "accuracy",
+        "temperature": 2.0,
+        "slowed_at": None,
+    }
     assert record.training["plan"]["plan"]["phases"][-1]["epochs"] is None  # the flag's
     assert record.training["batch_size_per_device"] == 16
     chosen = decide(measured(**TUNED)).chosen
@@ -102,6 +124,7 @@ def test_fine_tuning_takes_its_options_and_resumes_with_the_stored_decision(
     assert len(calls) == 1
     resumed = RunRecord.load(run / "run.json")
     assert resumed.training["plan"] == record.training["plan"] and resumed.diagnosis == record.diagnosis
+    assert resumed.evaluation == record.evaluation
 
 
 @pytest.mark.slow
@@ -121,7 +144,7 @@ def test_two_diagnoses_do_not_compute_twice(
 
     monkeypatch.setattr(extraction, "_compute_chunks", counting)
     monkeypatch.setenv("HF_TRANSFER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(running, "decide", lambda *_: decide(measured(**PROBE)))
+    monkeypatch.setattr(running, "decide", lambda *_: decide(_of_the_model(measured(**PROBE))))
     # Tiny networks have random weights, which would make a second pass through a twin pointless.
     monkeypatch.setattr(measuring, "looks_untrained", lambda _: True)
     assert train(vit, photos_without_test, tmp_path / "run") == 0

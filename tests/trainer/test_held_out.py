@@ -134,6 +134,23 @@ def test_followed_weights_are_taken_where_they_were_chosen(tmp_path: Path) -> No
     assert training_facts(trainer)["held_out"]["followed"] == "after 50% of the steps"
 
 
+def test_followed_weights_are_resumed(tmp_path: Path) -> None:
+    """The start is in the checkpoint: a resumed run mixes with it, and a finished one stays as it is."""
+    options: dict[str, Any] = {
+        "held_out": ht.HeldOut(follow=Member(0.75, 0.5)),
+        "save_strategy": "steps",
+        "save_steps": 5,
+    }
+    whole = _trainer(tmp_path / "a", **options)
+    whole.train()
+    assert whole.state.global_step == 12
+    for step in (5, 12):
+        again = _trainer(tmp_path / "a", **options)
+        again.train(resume_from_checkpoint=str(tmp_path / "a" / f"checkpoint-{step}"))
+        for name, value in whole.model.state_dict().items():
+            assert torch.equal(value, again.model.state_dict()[name]), (step, name)
+
+
 def test_two_ways_to_choose_are_refused(tmp_path: Path) -> None:
     """Neither both nor none of images and weights to follow; no second choice by evaluation data."""
     with pytest.raises(PlanError, match="one of the two"):
