@@ -98,7 +98,7 @@ def test_a_probe_is_chosen_solved_and_recorded(
 def test_fine_tuning_takes_its_options_and_resumes_with_the_stored_decision(
     photos_without_test: Path, vit: Path, tmp_path: Path, measure_as: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was chosen is trained and its weights followed, flags win, and resuming neither measures nor tries again."""
+    """The choice is trained and its weights followed, flags win, and resuming neither measures nor tries again."""
     calls = measure_as(**TUNED)
     monkeypatch.setattr(running, "verify", _as_chosen)
     run = tmp_path / "run"
