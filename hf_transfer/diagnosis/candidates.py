@@ -149,13 +149,15 @@ def _fine_tunings(measurements: Measurements) -> tuple[Candidate, ...]:
     end = last if earlier is None else earlier
     below = "" if earlier is None else f" up to {earlier.layer}"
     part, what = ("last_part", "the last half of the blocks") if earlier is None else ("most", "most blocks")
+    # An end that was measured to be better comes first: it is no dearer, and would else lose to the whole network
+    # within the error of what is assumed of both.
     return (
-        _fine_tuning(measurements, last, "last_part", priors.RATE, "LP-FT of the last half of the blocks"),
         *(
             [_fine_tuning(measurements, end, part, priors.RATE, f"LP-FT of {what}{below}")]
             if earlier is not None
             else []
         ),
+        _fine_tuning(measurements, last, "last_part", priors.RATE, "LP-FT of the last half of the blocks"),
         _fine_tuning(measurements, end, part, priors.LOW_RATE, f"LP-FT of {what}{below} at a lower rate"),
         _fine_tuning(measurements, last, "all_layers", priors.RATE, "LP-FT of all layers"),
     )
